@@ -1,0 +1,113 @@
+// The xenstore protocol engine: executes requests against the tree, deterministically. No clock, no I/O, no
+// randomness: two engines given the same state-changing inputs in the same order are identical in every
+// observable way.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/result.h"
+
+namespace bulkhead::xenstore {
+
+// A small dense index chosen by the server; reused only after disconnect().
+using ConnectionId = std::uint32_t;
+
+// Wire layout of struct xsd_sockmsg (xen/io/xs_wire.h).
+struct Header {
+  std::uint32_t type;
+  std::uint32_t request_id;
+  std::uint32_t transaction_id;
+  std::uint32_t length;  // of the payload
+};
+
+struct Request {
+  Header header;
+  std::span<const std::byte> payload;  // payload.size() == header.length <= kMaxPayload
+};
+
+// Quotas, with the C xenstored's names and defaults. They bind unprivileged domains only; 0 is not a valid
+// limit.
+struct Limits {
+  std::uint32_t nodes = 1000;       // nodes owned by a domain
+  std::uint32_t watches = 128;      // watches of a domain
+  std::uint32_t transactions = 10;  // open transactions of a connection
+  std::uint32_t outstanding = 20;   // unanswered requests of a domain; enforced by the server, kept here
+  std::uint32_t transaction_nodes = 1024;  // nodes one transaction touches
+  std::uint32_t memory = 2'621'440;        // bytes held for a domain (error level)
+  std::uint32_t memory_soft = 2'097'152;   // bytes held for a domain (warning level)
+  std::uint32_t node_size = 2048;          // bytes of one node
+  std::uint32_t path_max = 2048;           // bytes of a path, not counting /local/domain/<domid>/
+  std::uint32_t permissions = 5;           // permission entries of one node
+  friend bool operator==(const Limits&, const Limits&) = default;
+};
+
+// One line of the quota table: what a domain uses of one limit.
+struct QuotaRow {
+  std::uint32_t domid;
+  std::string_view name;  // a static string: nodes, watches, transactions, memory
+  std::uint64_t limit;    // 0: none (dom0)
+  std::uint64_t used;
+};
+
+// Where an execution's effects go. Implemented by the server; called only during execute() and disconnect().
+// The spans are valid only during the call, and the callee must not call back into the engine.
+class Output {
+ public:
+  virtual ~Output() = default;
+  // Exactly once per execute(). `type` is the request's, or XS_ERROR.
+  virtual void reply(std::uint32_t type, std::span<const std::byte> payload) = 0;
+  // Payload of an XS_WATCH_EVENT for a connection, which may be the requesting one.
+  virtual void event(ConnectionId to, std::span<const std::byte> payload) = 0;
+  virtual void domain_introduced(std::uint32_t domid, std::uint64_t mfn, std::uint32_t port) {
+    static_cast<void>(domid), static_cast<void>(mfn), static_cast<void>(port);
+  }
+  virtual void domain_released(std::uint32_t domid) { static_cast<void>(domid); }
+  // CONTROL log|on, log|off and print|text.
+  virtual void log_control(std::string_view command) { static_cast<void>(command); }
+};
+
+struct Outcome {
+  bool mutated =
+      false;  // the engine's state changed (a transaction's read set counts): the request must be logged
+};
+
+// Single-threaded. Movable; a moved-from engine may only be destroyed or assigned to.
+class Engine {
+ public:
+  explicit Engine(const Limits& limits = {});
+  ~Engine();
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+
+  // Both are logged inputs like mutating requests. Connecting a connected id or disconnecting an unknown one
+  // does nothing. disconnect() drops the connection's watches and transactions.
+  void connect(ConnectionId id, std::uint32_t domid);
+  void disconnect(ConnectionId id, Output& out);
+
+  // Never fails: errors are XS_ERROR replies. An unknown `id` is answered with EINVAL.
+  Outcome execute(ConnectionId id, const Request& request, Output& out);
+
+  std::uint64_t digest() const;      // over all nodes (paths, values, permissions); O(1)
+  std::uint64_t node_count() const;  // O(1)
+  const Limits& limits() const;
+  std::vector<QuotaRow> quotas() const;  // sorted by domid, then in upstream's order of names
+
+  // Walks everything: tree, counters, digest, watches, transactions. O(state).
+  Status check() const;
+
+  // Fault `corrupt`: flips one bit of some node's value and bypasses every counter, so that check() fails.
+  void flip_bit();
+
+ private:
+  friend class SnapshotWriter;
+  friend class SnapshotReader;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,1 @@
+#include "components/xenstore/protocol.h"

@@ -17,8 +17,8 @@ class BorrowedFd {
   int fd_;
 };
 
-// Move only. 0 is a valid descriptor, so there is no conversion to bool: ask valid(). Close is never retried: on Linux
-// the descriptor is gone even when close() says EINTR.
+// Move only. 0 is a valid descriptor, so there is no conversion to bool: ask valid(). Close is never retried:
+// on Linux the descriptor is gone even when close() says EINTR.
 class UniqueFd {
  public:
   UniqueFd() = default;

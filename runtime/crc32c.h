@@ -1,0 +1,13 @@
+// CRC32C (Castagnoli), the checksum of journal records and snapshots; computed by ISA-L.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace bulkhead {
+
+// `seed` is the checksum of the bytes before, 0 at the start: crc32c(b, crc32c(a)) == crc32c(a+b).
+std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t seed = 0);
+
+}  // namespace bulkhead

@@ -78,7 +78,9 @@ Status send_packet(BorrowedFd socket, const google::protobuf::MessageLite& messa
   }
 }
 
-Result<std::optional<Packet>> receive_packet(BorrowedFd socket) {
+namespace {
+
+Result<std::optional<Packet>> read_packet(BorrowedFd socket, int flags) {
   Packet packet;
   packet.bytes.resize(kMaxPacketBytes);
   iovec data{packet.bytes.data(), packet.bytes.size()};
@@ -90,7 +92,7 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket) {
   header.msg_controllen = control.size();
   ssize_t got = -1;
   do {
-    got = ::recvmsg(socket.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    got = ::recvmsg(socket.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | flags);
   } while (got < 0 && errno == EINTR);
   if (got < 0) {
     if (errno == EAGAIN) return std::optional<Packet>();
@@ -106,6 +108,24 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket) {
   }
   packet.bytes.resize(static_cast<std::size_t>(got));
   return std::optional<Packet>(std::move(packet));
+}
+
+}  // namespace
+
+Result<std::optional<Packet>> receive_packet(BorrowedFd socket) {
+  return read_packet(socket, 0);
+}
+
+Result<std::optional<Packet>> peek_packet(BorrowedFd socket) {
+  auto packet = read_packet(socket, MSG_PEEK);
+  if (!packet && packet.error().kind() == ErrorKind::kInvalid) discard_packet(socket);
+  return packet;
+}
+
+void discard_packet(BorrowedFd socket) {
+  std::byte nothing{};
+  // The rest of the packet and its descriptors are dropped by the kernel.
+  (void)!::recv(socket.get(), &nothing, sizeof nothing, MSG_DONTWAIT | MSG_TRUNC);
 }
 
 }  // namespace bulkhead

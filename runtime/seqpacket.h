@@ -34,4 +34,9 @@ Status send_packet(BorrowedFd socket, const google::protobuf::MessageLite& messa
 // kInvalid for a packet over the limits (it is consumed, its descriptors are closed).
 Result<std::optional<Packet>> receive_packet(BorrowedFd socket);
 
+// The same, but the packet stays at the head of the queue until discard_packet(): a reader that dies between
+// the two leaves it for its successor. The descriptors are copies.
+Result<std::optional<Packet>> peek_packet(BorrowedFd socket);
+void discard_packet(BorrowedFd socket);
+
 }  // namespace bulkhead

@@ -1,0 +1,68 @@
+// Incidents: what failed, how it was noticed and what became of it, in an SQLite database that survives
+// restarts and is bounded by age and number. One thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bulkhead/v1/bulkhead.pb.h"
+#include "runtime/result.h"
+
+struct sqlite3;
+
+namespace bulkhead::supervisor {
+
+class IncidentStore {
+ public:
+  struct Limits {
+    std::int64_t max_age_us;
+    std::uint64_t max_count;
+  };
+
+  // Opens or creates `path`. Never fails: a damaged file is renamed to PATH.damaged-TIME and a new one begun;
+  // where none can be written, incidents are kept in memory. trouble() tells.
+  IncidentStore(const std::string& path, Limits limits, std::int64_t now_unix_us);
+  ~IncidentStore();
+  IncidentStore(IncidentStore&&) noexcept;
+  IncidentStore& operator=(IncidentStore&&) noexcept;
+
+  // What went wrong with the database since the last call, one line each: to be logged and shown. Empty:
+  // nothing.
+  std::vector<std::string> take_trouble();
+  bool persistent() const { return persistent_; }
+
+  // Stores a new incident and returns its id (`incident.id` is ignored), pruning what exceeds the limits.
+  // Text is cut at 4 KiB a field, 64 steps. A database that fails here is replaced as in the constructor; the
+  // incident is not lost.
+  std::int64_t insert(const v1::Incident& incident);
+  // Overwrites the incident with `incident.id`. kNotFound when it has been pruned.
+  Status update(const v1::Incident& incident);
+
+  struct Query {
+    std::string component;       // empty: all
+    std::int64_t before_id = 0;  // 0: from the newest
+    std::uint32_t limit = 0;     // 0: 50; at most 500
+  };
+  // Newest first; next_before_id is 0 when there are no more.
+  v1::ListIncidentsResponse list(const Query& query);
+  std::uint64_t count(std::string_view component);
+
+ private:
+  struct Connection;
+  void open(std::int64_t now_unix_us);
+  bool try_open(const std::string& file);
+  void replace_database(const std::string& why, std::int64_t now_unix_us);
+  std::int64_t try_insert(const v1::Incident& incident);
+  void prune(std::int64_t now_unix_us);
+
+  std::string path_;
+  Limits limits_;
+  bool persistent_ = false;
+  std::vector<std::string> trouble_;
+  std::unique_ptr<Connection> db_;
+};
+
+}  // namespace bulkhead::supervisor

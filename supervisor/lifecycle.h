@@ -32,18 +32,17 @@ enum class Event : unsigned char {
   kRestartInPlace,     // restart_event(): a standby can take over; renew it, then hand over
   kRestartCold,        // restart_event(): stop, then start
   kHandOverRequested,  // a standby is ready (the caller has checked); also the ladder's pro-active hand over
-  // Dependencies.
+  // Dependencies: they order starts. Nothing that runs is stopped because a dependency is.
   kDependenciesReady,
   kDependencyLost,
   // The core found instances running at its own start.
   kAdoptedServing,   // one of them owns the component
+  kAdoptedStarting,  // its first start was under way
   kAdoptedOrphaned,  // instances, but none owns the component (yet)
   // Processes.
-  kLaunched,
   kLaunchFailed,      // no process came to be
   kReady,             // the instance being started serves
-  kSuccessorServing,  // another instance than the known active one serves now (it may be seen before the
-                      // exit)
+  kSuccessorServing,  // another instance than the known active one serves now (may be seen before the exit)
   kActiveExitedStandbyTakesOver,  // the kernel has passed the lease to the standby; the ladder agrees
   kActiveExitedAlone,             // no other instance is left; the ladder says start again
   kRebuildRequired,               // others are left, but the ladder says start again from custody alone
@@ -51,40 +50,45 @@ enum class Event : unsigned char {
   kAllExited,                     // last_exit_event(): no process is left and none is wanted
   kAllExitedWanted,               // last_exit_event(): no process is left but the component is wanted
   kFinding,                       // a monitor: the active instance must be replaced
-  // Timers: the component has one, the newest arm_* action owns it.
+  // Timers: a component has one; the newest kArm* action owns it.
   kStartTimeout,
   kHandOverTimeout,
   kStopTimeout,
   kBackoffElapsed,            // backoff_elapsed_event(): dependencies are ready
   kBackoffElapsedDependency,  // backoff_elapsed_event(): one is not
   // Policy.
-  kBudgetExhausted,  // the ladder says isolate
+  kBudgetExhausted,  // the ladder says isolate (instead of the event for what failed)
   kHealthSustained,  // serving for restart.reset_after without a failure
 };
 inline constexpr std::size_t kEvents = 28;
 
+// Performed in order. Events that an action feeds are handled after the last action of the list.
 enum class Action : unsigned char {
   kSetWanted,
   kClearWanted,
-  kCheckDependencies,  // feeds kDependenciesReady at once if they are
-  kLaunchActive,       // feeds kLaunched or kLaunchFailed
-  kKeepStandby,        // StandbyEvent::kWanted, if configured
-  kRenewStandby,       // StandbyEvent::kRenew; when it is ready: kHandOverRequested
-  kFenceActive,        // SIGKILL to the instance that owns the component (or is starting to)
+  kCheckDependencies,  // feeds kDependenciesReady if they are
+  kLaunchActive,       // feeds kLaunchFailed when no process came to be
+  kKeepStandby,        // StandbyEvent::kWanted, if one is configured
+  kRenewStandby,       // StandbyEvent::kRenew; when the new one is ready: kHandOverRequested
+  kDropStandby,        // StandbyEvent::kUnwanted
+  kFenceActive,        // SIGKILL to the instance that owns the component, or is to own it
   kAskYield,           // the active instance ends at its next safe boundary
-  kAskStop,   // every instance; standby: kUnwanted. When none is left (also if none was): *_exited event
-  kAskDrain,  // the same, after work in progress
-  kKillAll,   // SIGKILL to every instance, standby: kUnwanted. When none is left: *_exited event
-  kArmStart,  // these arm the one timer
+  kAskStop,            // standby: kUnwanted; then every other instance is asked to end
+  kAskDrain,           // the same, after work in progress
+  kKillAll,            // standby: kUnwanted; then SIGKILL to every instance
+  // After kAskStop, kAskDrain and kKillAll last_exit_event() follows when no instance is left, also if there
+  // was none.
+  kArmStart,
   kArmHandOver,
   kArmStop,
   kArmBackoff,
   kCancelTimer,
-  kOpenIncident,   // unless one is open; then the step is added to it
-  kCloseIncident,  // if one is open; outcome by the new state
+  kOpenIncident,   // unless one is open: then this is another step of it
+  kCloseIncident,  // if one is open; its outcome follows from the new state
   kResetBackoff,   // back-off and ladder forget earlier failures
   kRefuse,         // an operator's request that makes no sense in this state; nothing happens
 };
+inline constexpr std::size_t kActions = 21;
 
 // A list small enough to live in a constant table.
 class Actions {
@@ -139,6 +143,8 @@ constexpr Event restart_event(bool has_standby) {
 }
 
 // ---- the standby of a serving component ----
+// A second table, because its failures do not touch the component's state: it is launched whenever the
+// component serves without one, and a crash-looping standby slows itself down with a back-off of its own.
 
 enum class StandbyState : unsigned char {
   kNone,      // not wanted, no process
@@ -150,31 +156,30 @@ inline constexpr std::size_t kStandbyStates = 4;
 
 enum class StandbyEvent : unsigned char {
   kWanted,
-  kUnwanted,  // the component stops, is killed or isolated
+  kUnwanted,  // the component stops, starts again or is isolated
   kReady,
-  kPromoted,  // it owns the component now; it is no standby any more
-  kExited,
+  kPromoted,  // it owns the component now and is no standby any more; fed before kSuccessorServing
+  kExited,    // by itself, not fenced
   kLaunchFailed,
   kStartTimeout,
   kBackoffElapsed,
-  kRenew,           // replace it (restart in place, a fault cleared)
-  kFinding,         // a monitor: it must be replaced
-  kHealthSustained  // ready for restart.reset_after
+  kRenew,    // replace it
+  kFinding,  // a monitor: it must be replaced
 };
-inline constexpr std::size_t kStandbyEvents = 11;
+inline constexpr std::size_t kStandbyEvents = 10;
 
 enum class StandbyAction : unsigned char {
-  kLaunch,      // feeds kLaunchFailed when there is no process
-  kFence,       // SIGKILL; its exit is awaited elsewhere and is no event here
-  kArmStart,    // these arm the standby's own timer
-  kArmBackoff,  // with the standby's own back-off, so a crash-looping standby burns no CPU
+  kLaunch,    // feeds kLaunchFailed when no process came to be
+  kFence,     // SIGKILL; from now on the process is nobody's standby and its exit no event here
+  kArmStart,  // these arm the standby's own timer
+  kArmBackoff,
   kCancelTimer,
-  kResetBackoff,
 };
+inline constexpr std::size_t kStandbyActions = 5;
 
 struct StandbyTransition {
   StandbyState next;
-  std::array<StandbyAction, 4> items;
+  std::array<StandbyAction, 3> items;
   std::size_t count;
   constexpr const StandbyAction* begin() const { return items.data(); }
   constexpr const StandbyAction* end() const { return items.data() + count; }

@@ -109,6 +109,8 @@ Status Instance::take(const contract::ToInstance& message, std::vector<UniqueFd>
         return failure(ErrorKind::kInvalid, "the core speaks another version of the contract");
       }
       if (fds.size() != 2) return failure(ErrorKind::kInvalid, "the welcome lacks its descriptors");
+      // A restarted core that cannot know whether its predecessor's welcome arrived says it again.
+      if (vitals_page_.valid()) return {};
       auto page = Mapping::map(fds[0].borrow(), kVitalsBytes);
       if (!page) return forward(std::move(page), "vitals");
       vitals_page_ = std::move(*page);

@@ -1,0 +1,31 @@
+// The commit: the one store that makes an executed input true, for the client that sent it and for everyone
+// it woke. A successor finishes a commit that was made but not applied.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "components/xenstore/connections.h"
+#include "components/xenstore/custody.h"
+
+namespace bulkhead::xenstore {
+
+class Commit {
+ public:
+  Commit(Custody& custody, Connections& connections) : custody_(custody), connections_(connections) {}
+
+  // Owner only. `entries` name each slot once, at most max_connections of them. `journal_tail` is the tail
+  // before or after this input's record, whichever shall be true.
+  void make(std::span<const CommitEntry> entries, std::uint64_t journal_tail, std::uint64_t next_serial);
+
+  // Takeover: applies the predecessor's last commit if it died before doing so.
+  void redo();
+
+ private:
+  void apply(const CommitRecord& record);
+
+  Custody& custody_;
+  Connections& connections_;
+};
+
+}  // namespace bulkhead::xenstore

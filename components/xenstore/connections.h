@@ -1,0 +1,63 @@
+// The connection table in custody: each client's stream positions and its input and output bytes. Output is
+// staged first (invisible to a successor) and becomes real with a commit.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "components/xenstore/custody.h"
+#include "components/xenstore/engine.h"
+
+namespace bulkhead::xenstore {
+
+class Connections {
+ public:
+  // What stands in a connection's input buffer.
+  enum class Input : std::uint8_t { kIncomplete, kMessage, kOversized };
+
+  explicit Connections(const Custody& custody);
+
+  std::uint32_t capacity() const { return geometry_.max_connections; }
+  Slot& slot(std::uint32_t index) const { return slots_[index]; }
+
+  // Makes a free slot ready for a new connection's first byte. Harmless to repeat.
+  void prepare(std::uint32_t index);
+
+  // Where the next received bytes go; empty when the buffer is full. Call only while no receive is in flight
+  // for the slot.
+  std::span<std::byte> receive_space(std::uint32_t index);
+
+  // The next whole message. `request.payload` stays valid until the next call for any slot, or until it is
+  // consumed.
+  Input next_message(std::uint32_t index, Request& request);
+
+  // Bytes that can still be staged.
+  std::uint32_t room(std::uint32_t index) const;
+  // Stages bytes behind what is staged already; false (nothing staged) if they do not fit.
+  bool stage(std::uint32_t index, const Header& header, std::span<const std::byte> payload);
+  // The stream offset after everything staged.
+  std::uint64_t staged(std::uint32_t index) const { return staged_[index]; }
+  // Forgets what is staged beyond the committed offset.
+  void unstage(std::uint32_t index) { staged_[index] = slot(index).produced.load(std::memory_order_relaxed); }
+
+  // Committed bytes not yet sent, as far as they are contiguous.
+  std::span<const std::byte> send_source(std::uint32_t index) const;
+  bool output_pending(std::uint32_t index) const;
+
+ private:
+  std::byte* in_buffer(std::uint32_t index) const { return in_ + std::size_t{index} * geometry_.in_bytes; }
+  std::byte* out_buffer(std::uint32_t index) const { return out_ + std::size_t{index} * geometry_.out_bytes; }
+  void copy_in(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const;
+  void copy_out(std::uint32_t index, std::uint64_t offset, std::span<const std::byte> from) const;
+
+  Geometry geometry_;
+  Slot* slots_;
+  std::byte* in_;
+  std::byte* out_;
+  std::vector<std::uint64_t> staged_;
+  std::vector<std::byte> scratch_;  // a message that wraps, made contiguous
+};
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,37 @@
+// The xenstore service's crash points, in the order of a request's life. docs/crash-windows.md says what a
+// successor sees at each, and which test dies there.
+#pragma once
+
+#include "runtime/crash_point.h"
+
+namespace bulkhead::xenstore {
+
+// NOLINTBEGIN(bugprone-throwing-static-initialization): nothing can run if registering a name fails
+inline CrashPoint kCustodyDeposit{"custody-deposit"};        // some segments deposited, others not
+inline CrashPoint kTakeoverAdopted{"takeover-adopted"};      // lease taken, ring adopted, nothing else done
+inline CrashPoint kTakeoverRedone{"takeover-redone"};        // the predecessor's commit applied again
+inline CrashPoint kTakeoverReplayed{"takeover-replayed"};    // journal followed to its end
+inline CrashPoint kReceiveCompleted{"receive-completed"};    // completion seen, not yet counted
+inline CrashPoint kReceiveCounted{"receive-counted"};        // counted, completion not yet taken
+inline CrashPoint kRequestParsed{"request-parsed"};          // about to execute
+inline CrashPoint kRequestExecuted{"request-executed"};      // executed in private memory, replies staged
+inline CrashPoint kRequestJournalled{"request-journalled"};  // record written behind the tail
+inline CrashPoint kCommitPrepared{"commit-prepared"};        // commit record filled
+inline CrashPoint kCommitted{"committed"};                   // the one store done, nothing applied
+inline CrashPoint kCommitHalfApplied{"commit-half-applied"};
+inline CrashPoint kCommitApplied{"commit-applied"};
+inline CrashPoint kSendQueued{"send-queued"};        // entry in the ring, not submitted
+inline CrashPoint kSubmitted{"submitted"};           // the kernel has acted
+inline CrashPoint kSendCompleted{"send-completed"};  // completion seen, not yet counted
+inline CrashPoint kSendCounted{"send-counted"};      // counted, completion not yet taken
+inline CrashPoint kAcceptCompleted{"accept-completed"};
+inline CrashPoint kAcceptCommitted{"accept-committed"};
+inline CrashPoint kCloseCommitted{"close-committed"};
+inline CrashPoint kCloseCompleted{"close-completed"};
+inline CrashPoint kSnapshotBegun{"snapshot-begun"};
+inline CrashPoint kSnapshotWritten{"snapshot-written"};  // complete, not published
+inline CrashPoint kSnapshotPublished{"snapshot-published"};
+inline CrashPoint kJournalReleased{"journal-released"};
+// NOLINTEND(bugprone-throwing-static-initialization)
+
+}  // namespace bulkhead::xenstore

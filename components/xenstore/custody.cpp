@@ -1,0 +1,154 @@
+#include "components/xenstore/custody.h"
+
+#include <sys/eventfd.h>
+
+#include <bit>
+#include <new>
+
+#include "components/xenstore/crash_points.h"
+#include "components/xenstore/snapshot_store.h"
+
+namespace bulkhead::xenstore {
+namespace {
+
+constexpr const char* kControl = "control";
+constexpr const char* kConnections = "connections";
+constexpr const char* kJournal = "journal";
+constexpr const char* kDoorbell = "doorbell";
+
+std::string snapshot_name(std::size_t slot) {
+  return "snapshot-" + std::to_string(slot);
+}
+
+Result<UniqueFd> make_control(const CustodySettings& settings) {
+  const std::size_t bytes = control_bytes(settings.geometry.max_connections);
+  auto segment = create_memfd("xenstore-control", bytes);
+  if (!segment) return segment;
+  auto mapping = Mapping::map(segment->borrow(), bytes);
+  if (!mapping) return forward(std::move(mapping));
+  auto* control = new (mapping->data()) Control{};
+  control->version = kLayoutVersion;
+  control->geometry = settings.geometry;
+  control->next_serial = 1;
+  control->magic = kControlMagic;
+  return segment;
+}
+
+Result<UniqueFd> make_doorbell() {
+  UniqueFd bell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!bell.valid()) return os_failure("cannot create a doorbell");
+  return bell;
+}
+
+Status deposit_if_missing(Instance& instance, const std::string& name, const char* kind,
+                          const std::function<Result<UniqueFd>()>& make) {
+  if (instance.custody(name) != nullptr) return {};
+  kCustodyDeposit.pass();
+  auto fd = make();
+  if (!fd) return forward(std::move(fd));
+  auto deposited = instance.deposit(name, kind, std::move(*fd));
+  if (!deposited) return forward(std::move(deposited), "cannot deposit " + name);
+  return {};
+}
+
+Result<Mapping> map_item(const Instance& instance, const std::string& name, std::size_t at_least) {
+  const CustodyEntry* item = instance.custody(name);
+  if (item == nullptr) return failure(ErrorKind::kNotFound, "custody lacks " + name);
+  auto mapping = Mapping::map(item->fd.borrow(), at_least);
+  if (!mapping) return forward(std::move(mapping), name);
+  return mapping;
+}
+
+Result<std::uint64_t> setting_between(const Instance& instance, const std::string& name,
+                                      std::uint64_t fallback, std::uint64_t low, std::uint64_t high) {
+  auto value = instance.number_setting(name, fallback);
+  if (value && (*value < low || *value > high)) {
+    return failure(ErrorKind::kInvalid, "setting " + name + " = " + std::to_string(*value) +
+                                            " must be between " + std::to_string(low) + " and " +
+                                            std::to_string(high));
+  }
+  return value;
+}
+
+}  // namespace
+
+Result<CustodySettings> CustodySettings::from(const Instance& instance) {
+  auto connections = setting_between(instance, "max_connections", 1024, 1, 32'768);
+  if (!connections) return forward(std::move(connections));
+  auto out = setting_between(instance, "output_bytes", 1 << 20, 1 << 17, 1 << 26);
+  if (!out) return forward(std::move(out));
+  auto journal = setting_between(instance, "journal_bytes", 64 << 20, 4 << 20, std::uint64_t{4} << 30);
+  if (!journal) return forward(std::move(journal));
+  auto snapshot = setting_between(instance, "snapshot_bytes", 512 << 20, 1 << 20, std::uint64_t{16} << 30);
+  if (!snapshot) return forward(std::move(snapshot));
+  const Geometry geometry{static_cast<std::uint32_t>(*connections), 16 * 1024,
+                          static_cast<std::uint32_t>(std::bit_ceil(*out))};
+  return CustodySettings{geometry, *journal, *snapshot};
+}
+
+bool Custody::complete(const Instance& instance) {
+  for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
+    if (instance.custody(snapshot_name(slot)) == nullptr) return false;
+  }
+  return instance.custody(kControl) != nullptr && instance.custody(kConnections) != nullptr &&
+         instance.custody(kJournal) != nullptr && instance.custody(kDoorbell) != nullptr;
+}
+
+Status Custody::create(Instance& instance, const CustodySettings& settings) {
+  auto done = deposit_if_missing(instance, kControl, "segment", [&] { return make_control(settings); });
+  if (!done) return done;
+  // The control segment's geometry rules, should it be older than the settings.
+  auto control = map_item(instance, kControl, kCommitRecords);
+  if (!control) return forward(std::move(control));
+  const Geometry geometry = control->at<Control>(0)->geometry;
+  done = deposit_if_missing(instance, kConnections, "segment", [&] {
+    return create_memfd("xenstore-connections", connections_bytes(geometry));
+  });
+  if (!done) return done;
+  done = deposit_if_missing(instance, kJournal, "segment",
+                            [&] { return Journal::create(settings.journal_bytes); });
+  if (!done) return done;
+  for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
+    done = deposit_if_missing(instance, snapshot_name(slot), "segment",
+                              [&] { return SnapshotStore::create_segment(settings.snapshot_bytes); });
+    if (!done) return done;
+  }
+  return deposit_if_missing(instance, kDoorbell, "other", make_doorbell);
+}
+
+Result<Custody> Custody::open(const Instance& instance) {
+  auto control = map_item(instance, kControl, kCommitRecords);
+  if (!control) return forward(std::move(control));
+  const auto* head = control->at<Control>(0);
+  if (head->magic != kControlMagic || head->version != kLayoutVersion) {
+    return failure(ErrorKind::kInvalid, "custody was written by another version (layout " +
+                                            std::to_string(head->version) + ", this program knows " +
+                                            std::to_string(kLayoutVersion) + ")");
+  }
+  const Geometry geometry = head->geometry;
+  if (control->size() < control_bytes(geometry.max_connections)) {
+    return failure(ErrorKind::kInvalid, "the control segment is too small for its own geometry");
+  }
+  auto connections = map_item(instance, kConnections, connections_bytes(geometry));
+  if (!connections) return forward(std::move(connections));
+  const CustodyEntry* journal_item = instance.custody(kJournal);
+  const CustodyEntry* doorbell = instance.custody(kDoorbell);
+  if (journal_item == nullptr || doorbell == nullptr)
+    return failure(ErrorKind::kNotFound, "custody is incomplete");
+  auto journal = Journal::open(journal_item->fd.borrow());
+  if (!journal) return forward(std::move(journal));
+  Custody custody(std::move(*control), std::move(*connections), std::move(*journal), doorbell->fd.borrow());
+  for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
+    auto snapshot = map_item(instance, snapshot_name(slot), kSnapshotData);
+    if (!snapshot) return forward(std::move(snapshot));
+    custody.snapshots_[slot] = std::move(*snapshot);
+  }
+  return custody;
+}
+
+CommitRecord& Custody::commit_record(std::uint64_t number) const {
+  return *control_.at<CommitRecord>(kCommitRecords +
+                                    (number & 1) * commit_record_bytes(geometry().max_connections));
+}
+
+}  // namespace bulkhead::xenstore

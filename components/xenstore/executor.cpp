@@ -1,0 +1,107 @@
+#include "components/xenstore/executor.h"
+
+#include <utility>
+
+#include "components/xenstore/crash_points.h"
+#include "components/xenstore/protocol.h"
+
+namespace bulkhead::xenstore {
+
+Executor::Executor(Custody& custody, Connections& connections, Replica& replica)
+    : custody_(custody),
+      connections_(connections),
+      replica_(replica),
+      commit_(custody, connections),
+      touched_in_(connections.capacity()) {}
+
+bool Executor::has_room(std::uint32_t slot) const {
+  // A quarter of the buffer: a reply always fits, and a client that reads slowly is slowed down before its
+  // own events overflow.
+  return connections_.room(slot) >= custody_.geometry().out_bytes / 4;
+}
+
+void Executor::begin(std::uint32_t slot) {
+  ++input_number_;
+  entries_.clear();
+  current_ = slot;
+  touch(slot);
+}
+
+void Executor::touch(std::uint32_t slot) {
+  if (touched_in_[slot] == input_number_) return;
+  touched_in_[slot] = input_number_;
+  const Slot& s = connections_.slot(slot);
+  entries_.push_back(
+      {slot, s.state.load(std::memory_order_relaxed), s.parsed.load(std::memory_order_relaxed), 0});
+}
+
+std::uint64_t Executor::journal(InputKind kind, std::initializer_list<std::span<const std::byte>> parts) {
+  const std::uint64_t tail = custody_.journal().prepare(static_cast<std::uint32_t>(kind), current_, parts);
+  kRequestJournalled.pass();
+  return tail;
+}
+
+void Executor::finish(std::uint64_t journal_tail, std::uint64_t next_serial) {
+  for (CommitEntry& entry : entries_) entry.produced = connections_.staged(entry.slot);
+  commit_.make(entries_, journal_tail, next_serial);
+  replica_.advance(journal_tail);
+  for (const CommitEntry& entry : entries_) woken_.push_back(entry.slot);
+}
+
+void Executor::connect(std::uint32_t slot, std::uint32_t domid) {
+  connections_.prepare(slot);
+  const std::uint64_t serial = next_serial();
+  connections_.slot(slot).serial.store(serial);
+  connections_.slot(slot).domid = domid;
+  begin(slot);
+  entries_[0].state = SlotState::kOpen;
+  replica_.engine().connect(slot, domid);
+  const ConnectInput input{serial, domid, 0};
+  finish(journal(InputKind::kConnect, {std::as_bytes(std::span(&input, 1))}), serial + 1);
+}
+
+void Executor::disconnect(std::uint32_t slot) {
+  begin(slot);
+  entries_[0].state = SlotState::kClosing;
+  replica_.engine().disconnect(slot, *this);
+  finish(journal(InputKind::kDisconnect, {}), next_serial());
+}
+
+void Executor::execute(std::uint32_t slot, const Request& request) {
+  kRequestParsed.pass();
+  begin(slot);
+  entries_[0].parsed += sizeof request.header + request.payload.size();
+  current_header_ = request.header;
+  const Outcome outcome = replica_.engine().execute(slot, request, *this);
+  kRequestExecuted.pass();
+  std::uint64_t tail = custody_.journal().tail();
+  if (outcome.mutated) {
+    tail = journal(InputKind::kRequest, {std::as_bytes(std::span(&request.header, 1)), request.payload});
+  }
+  finish(tail, next_serial());
+}
+
+void Executor::reply(std::uint32_t type, std::span<const std::byte> payload) {
+  const Header header{type, current_header_.request_id, current_header_.transaction_id,
+                      static_cast<std::uint32_t>(payload.size())};
+  // Fits: has_room() was asked, and the engine replies before it fires the client's own events... or after
+  // them, in which case the client did not read a quarter of its buffer's worth of events and is cut off like
+  // any other.
+  if (!connections_.stage(current_, header, payload)) overflowed_.push_back(current_);
+}
+
+void Executor::event(ConnectionId to, std::span<const std::byte> payload) {
+  const Header header{kWatchEvent, 0, 0, static_cast<std::uint32_t>(payload.size())};
+  touch(to);
+  if (!connections_.stage(to, header, payload)) overflowed_.push_back(to);
+}
+
+std::vector<std::uint32_t> Executor::take_woken() {
+  return std::exchange(woken_, {});
+}
+
+std::vector<std::uint32_t> Executor::take_overflowed() {
+  return std::exchange(overflowed_, {});
+}
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,66 @@
+// Executes inputs: each runs on the replica, is journalled if it changed anything, and becomes true with one
+// commit.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "components/xenstore/commit.h"
+#include "components/xenstore/connections.h"
+#include "components/xenstore/replica.h"
+
+namespace bulkhead::xenstore {
+
+class Executor : private Output {
+ public:
+  Executor(Custody& custody, Connections& connections, Replica& replica);
+
+  // Takeover: finishes the predecessor's commit. Call before anything else.
+  void redo() { commit_.redo(); }
+
+  // The serial number that the next connection will get.
+  std::uint64_t next_serial() const { return custody_.control().next_serial.load(); }
+
+  // A client was accepted into a free slot, under next_serial().
+  void connect(std::uint32_t slot, std::uint32_t domid);
+  // Drops an open connection's watches and transactions; the slot becomes closing.
+  void disconnect(std::uint32_t slot);
+  // Executes a message that stands at the front of the slot's input.
+  void execute(std::uint32_t slot, const Request& request);
+
+  // Is there room for a reply? If not, try again after sending.
+  bool has_room(std::uint32_t slot) const;
+  // Is there room in the journal? If not, try again after a snapshot.
+  bool can_journal() const { return custody_.journal().free() >= Journal::kMaxRecord; }
+
+  // Slots that have new output since the last call.
+  std::vector<std::uint32_t> take_woken();
+  // Slots whose client did not read its events and must be cut off, since the last call.
+  std::vector<std::uint32_t> take_overflowed();
+
+ private:
+  void reply(std::uint32_t type, std::span<const std::byte> payload) override;
+  void event(ConnectionId to, std::span<const std::byte> payload) override;
+
+  void begin(std::uint32_t slot);
+  void touch(std::uint32_t slot);
+  void finish(std::uint64_t journal_tail, std::uint64_t next_serial);
+  std::uint64_t journal(InputKind kind, std::initializer_list<std::span<const std::byte>> parts);
+
+  Custody& custody_;
+  Connections& connections_;
+  Replica& replica_;
+  Commit commit_;
+
+  // The input being executed.
+  std::uint32_t current_ = 0;
+  Header current_header_{};
+  std::vector<CommitEntry> entries_;       // entries_[0] is the current slot's
+  std::vector<std::uint64_t> touched_in_;  // per slot: the number of the input that touched it last
+  std::uint64_t input_number_ = 0;
+  std::vector<std::uint32_t> woken_;
+  std::vector<std::uint32_t> overflowed_;
+};
+
+}  // namespace bulkhead::xenstore

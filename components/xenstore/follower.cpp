@@ -1,0 +1,177 @@
+#include "components/xenstore/follower.h"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "runtime/clock.h"
+
+namespace bulkhead::xenstore {
+namespace {
+
+constexpr std::uint64_t kRecordsPerTurn = 256;  // bounds how long a takeover waits for this thread
+constexpr std::size_t kSnapshotSlice = 64 * 1024;
+constexpr std::uint64_t kSnapshotAtLeast = 1 << 20;  // journal bytes worth a snapshot
+constexpr int kBusyWaitMs = 2;  // while the journal grows: look again soon, without being called
+constexpr int kIdleTurns = 5;   // then sleep until the doorbell rings
+constexpr int kFaultWaitMs = 20;
+
+}  // namespace
+
+Follower::Follower(Instance& instance)
+    : instance_(instance),
+      faults_([this] {
+        if (replica_) replica_->engine().flip_bit();
+      }),
+      retire_bell_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      thread_([this] { run(); }) {}
+
+Follower::~Follower() {
+  retire();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Follower::retire() {
+  const std::scoped_lock lock(mutex_);
+  retired_ = true;
+  // Drops the half-written snapshot here: its nodes are counted without atomics. The segment's lock stays
+  // with the other thread and is freed by the kernel when that ends.
+  snapshot_.reset();
+  const std::uint64_t one = 1;
+  (void)!::write(retire_bell_.get(), &one, sizeof one);
+}
+
+void Follower::run() {
+  for (;;) {
+    bool busy = false;
+    {
+      const std::scoped_lock lock(mutex_);
+      if (retired_) return;
+      busy = turn();
+    }
+    wait(busy);
+  }
+}
+
+bool Follower::turn() {
+  serve_core();
+  faults_.turn(monotonic_ns());
+  const bool busy = !failed_ && follow();
+  show_vitals();
+  return busy;
+}
+
+void Follower::abandon(const std::string& why) {
+  // A standby that cannot follow is no standby. The core starts another one.
+  spdlog::error("{}", why);
+  ::_exit(1);
+}
+
+void Follower::serve_core() {
+  if (auto pumped = instance_.pump([this](const auto& order) { obey(order); }); !pumped) {
+    abandon("the core is gone for good (" + pumped.error().message() + "): ending");
+  }
+  if (faults_.heartbeat_dropped()) {
+    instance_.ignore_ping();
+  } else {
+    instance_.answer_ping();
+  }
+}
+
+void Follower::obey(const contract::ToInstance& order) {
+  switch (order.body_case()) {
+    case contract::ToInstance::kFault:
+      if (auto begun = faults_.begin(order.fault()); !begun) {
+        contract::FromInstance refusal;
+        refusal.mutable_fault_refused()->set_id(order.fault().id());
+        refusal.mutable_fault_refused()->set_why(begun.error().message());
+        (void)instance_.send(refusal);
+      }
+      return;
+    case contract::ToInstance::kFaultEnd:
+      return faults_.end(order.fault_end().id());
+    case contract::ToInstance::kStop:
+      // The main thread sleeps on the lease; nothing here needs an orderly end.
+      ::_exit(0);
+    case contract::ToInstance::kLogLevel:
+      return spdlog::set_level(spdlog::level::from_str(order.log_level().level()));
+    default:
+      return;
+  }
+}
+
+bool Follower::follow() {
+  if (!custody_) {
+    if (!Custody::complete(instance_)) return false;
+    auto custody = Custody::open(instance_);
+    if (!custody) abandon("cannot follow: " + custody.error().message());
+    custody_.emplace(std::move(*custody));
+    replica_.emplace(*custody_);
+  }
+  auto more = replica_->follow(kRecordsPerTurn);
+  if (!more) abandon("cannot follow: " + more.error().message());
+  if (!*more && !ready_sent_) {
+    ready_sent_ = instance_.send_ready().has_value();
+  }
+  if (!*more) write_snapshot();
+  return *more || snapshot_;
+}
+
+void Follower::write_snapshot() {
+  if (!snapshot_) {
+    const SnapshotStore store(*custody_);
+    // As much journal as the last snapshot was long: the cost of snapshots stays proportional to the cost of
+    // requests.
+    const std::uint64_t worth =
+        std::min(std::max(kSnapshotAtLeast, store.length()), custody_->journal().capacity() / 4);
+    if (replica_->position() < store.position() + worth) return;
+    snapshot_ = SnapshotWriting::begin(*custody_, replica_->engine(), replica_->position());
+    if (!snapshot_) return;
+  }
+  auto more = snapshot_->step(kSnapshotSlice);
+  if (!more) {
+    spdlog::error("{}", more.error().message());
+    (void)instance_.send_finding("snapshot", more.error().message(), "");
+  }
+  if (!more || !*more) snapshot_.reset();
+}
+
+void Follower::show_vitals() {
+  Vitals& vitals = instance_.vitals();
+  vitals.heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  if (!replica_) return;
+  if (vitals.log_position.load(std::memory_order_relaxed) != replica_->position()) idle_turns_ = 0;
+  vitals.log_position.store(replica_->position(), std::memory_order_relaxed);
+}
+
+void Follower::wait(bool busy) {
+  if (busy) return;
+  std::array<pollfd, 4> fds{pollfd{instance_.contract_fd().get(), POLLIN, 0},
+                            pollfd{instance_.wake_fd().get(), POLLIN, 0},
+                            pollfd{retire_bell_.get(), POLLIN, 0}, pollfd{-1, POLLIN, 0}};
+  int timeout = kBusyWaitMs;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (retired_) return;
+    if (++idle_turns_ > kIdleTurns) {
+      timeout = faults_.next_turn_ns(0) != 0 ? kFaultWaitMs : -1;
+      if (custody_) {
+        fds[3].fd = custody_->doorbell().get();
+        custody_->control().follower_waiting.store(1);
+        // The owner looks at the flag after it moved the tail; we look at the tail after we set the flag.
+        if (custody_->journal().tail() != replica_->position()) return;
+      }
+    }
+  }
+  (void)::poll(fds.data(), fds.size(), timeout);
+  if ((fds[3].revents & POLLIN) != 0) {
+    std::uint64_t count = 0;
+    (void)!::read(fds[3].fd, &count, sizeof count);
+  }
+}
+
+}  // namespace bulkhead::xenstore

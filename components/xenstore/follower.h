@@ -1,0 +1,60 @@
+// The standby's thread: follows the journal, writes snapshots, answers the core, while the main thread sleeps
+// on the lease. (The lease belongs to a thread, so the thread that will serve must be the one that waits; see
+// runtime/lease.h.)
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "components/xenstore/custody.h"
+#include "components/xenstore/replica.h"
+#include "components/xenstore/snapshot_store.h"
+#include "runtime/instance.h"
+#include "runtime/instance_faults.h"
+
+namespace bulkhead::xenstore {
+
+class Follower {
+ public:
+  explicit Follower(Instance& instance);
+  ~Follower();
+  Follower(const Follower&) = delete;
+  Follower& operator=(const Follower&) = delete;
+
+  // From the thread that got the lease: the follower touches nothing any more when this returns. What it had
+  // built up is handed over. Its thread ends on its own.
+  void retire();
+
+  // After retire(): custody and replica, empty if there was nothing to follow yet.
+  std::optional<Custody>& custody() { return custody_; }
+  std::optional<Replica>& replica() { return replica_; }
+  InstanceFaults& faults() { return faults_; }
+
+ private:
+  void run();
+  bool turn();  // false: nothing more to do now
+  void serve_core();
+  void obey(const contract::ToInstance& order);
+  bool follow();
+  void write_snapshot();
+  void show_vitals();
+  void wait(bool busy);
+  void abandon(const std::string& why);
+
+  Instance& instance_;
+  InstanceFaults faults_;
+  UniqueFd retire_bell_;
+  std::mutex mutex_;  // guards everything below and the instance, until retired_
+  bool retired_ = false;
+  bool ready_sent_ = false;
+  bool failed_ = false;
+  int idle_turns_ = 0;
+  std::optional<Custody> custody_;
+  std::optional<Replica> replica_;
+  std::optional<SnapshotWriting> snapshot_;
+  std::thread thread_;
+};
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,107 @@
+// What the xenstore service keeps in custody, byte for byte. Every structure here is shared between processes
+// and outlives them; docs/formats/xenstore-custody.md tells the meaning and the rules. A killed process may
+// stop between any two stores.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace bulkhead::xenstore {
+
+inline constexpr std::uint64_t kControlMagic = 0x31747358'6b6c7542;  // "BulkXst1"
+inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::size_t kSnapshotSlots = 3;  // one published, one per possible writer (active, standby)
+
+// Chosen when custody is created; a successor with other settings keeps what it finds.
+struct Geometry {
+  std::uint32_t max_connections;
+  std::uint32_t in_bytes;   // input buffer of a connection, a power of two, more than one whole message
+  std::uint32_t out_bytes;  // output buffer of a connection, a power of two
+};
+
+enum class SlotState : std::uint32_t {
+  kFree = 0,     // the ring's file table is empty here (or an accept into it is in flight)
+  kOpen = 1,     // a client
+  kClosing = 2,  // the engine has forgotten it; the socket is still in the ring's file table
+};
+
+// One connection. Offsets count the bytes of a stream since the connection began. Who advances which, and by
+// what witness:
+//   received, sent    from completions of the ring: base (carried in user_data) + result
+//   parsed, produced  from commits
+// The bytes of offset o stand at (o - base) modulo the buffer's size; a base changes only while its buffer is
+// empty.
+struct alignas(128) Slot {
+  std::atomic<SlotState> state;
+  std::uint32_t domid;
+  std::atomic<std::uint64_t> serial;  // which connection this is; never reused
+  std::atomic<std::uint64_t> received;
+  std::atomic<std::uint64_t> parsed;
+  std::atomic<std::uint64_t> produced;
+  std::atomic<std::uint64_t> sent;
+  std::atomic<std::uint64_t> in_base;
+  std::atomic<std::uint64_t> out_base;
+  std::atomic<std::uint32_t> end_of_input;  // the client will send no more
+};
+
+// What one executed input changes, as absolute values, so that applying it twice is applying it once.
+struct CommitEntry {
+  std::uint32_t slot;
+  SlotState state;
+  std::uint64_t parsed;
+  std::uint64_t produced;
+};
+
+struct CommitRecord {
+  std::uint64_t journal_tail;
+  std::uint64_t next_serial;
+  std::uint32_t entries;  // CommitEntry[entries] follow
+};
+
+struct Control {
+  std::uint64_t magic;
+  std::uint32_t version;
+  Geometry geometry;
+  std::uint64_t ring_generation;  // of the ring the connections live in
+
+  std::atomic<std::uint64_t> next_serial;
+
+  // The commit: records alternate by the parity of the number; storing `committed` makes record (committed &
+  // 1) true; then it is applied and `applied` follows. applied != committed: the owner died in between, apply
+  // it again.
+  alignas(64) std::atomic<std::uint64_t> committed;
+  std::atomic<std::uint64_t> applied;
+
+  // (count << 2 | snapshot slot) of the newest complete snapshot, 0: none.
+  alignas(64) std::atomic<std::uint64_t> published;
+  // The standby sleeps and wants its doorbell rung when the journal grows.
+  alignas(64) std::atomic<std::uint32_t> follower_waiting;
+};
+
+// Head of a snapshot segment; the data stands at kSnapshotData.
+struct SnapshotHead {
+  // Odd while being written; a reader that sees it change reads again.
+  std::atomic<std::uint64_t> version;
+  std::uint64_t journal_position;
+  std::uint64_t length;
+  alignas(64) std::byte writer_lock[128];  // a robust mutex: whoever writes here holds it
+};
+inline constexpr std::size_t kSnapshotData = 4096;
+
+inline constexpr std::size_t commit_record_bytes(std::uint32_t max_connections) {
+  return (sizeof(CommitRecord) + sizeof(CommitEntry) * (std::size_t{max_connections} + 1) + 63) / 64 * 64;
+}
+inline constexpr std::size_t kCommitRecords =
+    4096;  // offset of the two commit records in the control segment
+inline constexpr std::size_t control_bytes(std::uint32_t max_connections) {
+  return kCommitRecords + 2 * commit_record_bytes(max_connections);
+}
+inline constexpr std::size_t connections_bytes(const Geometry& g) {
+  return std::size_t{g.max_connections} * (sizeof(Slot) + std::size_t{g.in_bytes} + g.out_bytes) + 4096;
+}
+
+static_assert(sizeof(Control) <= kCommitRecords);
+static_assert(std::atomic<SlotState>::is_always_lock_free);
+
+}  // namespace bulkhead::xenstore

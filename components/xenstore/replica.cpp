@@ -1,0 +1,76 @@
+#include "components/xenstore/replica.h"
+
+#include <cstring>
+
+#include "components/xenstore/protocol.h"
+#include "components/xenstore/snapshot_store.h"
+
+namespace bulkhead::xenstore {
+namespace {
+
+// Replies and events of followed inputs were committed by whoever executed them first.
+class Discard : public Output {
+ public:
+  void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
+  void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
+};
+
+}  // namespace
+
+Status Replica::load_snapshot() {
+  auto loaded = SnapshotStore(custody_).load();
+  if (!loaded) return forward(std::move(loaded));
+  if (!*loaded)
+    return failure(ErrorKind::kNotFound, "the journal's beginning is gone and there is no snapshot");
+  engine_ = std::move((*loaded)->engine);
+  position_ = (*loaded)->journal_position;
+  ++loads_;
+  return {};
+}
+
+Status Replica::execute(const JournalRecord& record) {
+  Discard discard;
+  const std::span<const std::byte> payload(record.payload);
+  switch (static_cast<InputKind>(record.kind)) {
+    case InputKind::kConnect: {
+      ConnectInput input{};
+      if (payload.size() != sizeof input) break;
+      std::memcpy(&input, payload.data(), sizeof input);
+      engine_.connect(record.subject, input.domid);
+      return {};
+    }
+    case InputKind::kDisconnect:
+      engine_.disconnect(record.subject, discard);
+      return {};
+    case InputKind::kRequest: {
+      Request request{};
+      if (payload.size() < sizeof request.header) break;
+      std::memcpy(&request.header, payload.data(), sizeof request.header);
+      request.payload = payload.subspan(sizeof request.header);
+      if (request.payload.size() != request.header.length || request.header.length > kMaxPayload) break;
+      engine_.execute(record.subject, request, discard);
+      return {};
+    }
+  }
+  return failure(ErrorKind::kInvalid,
+                 "journal record of unknown shape at position " + std::to_string(position_));
+}
+
+Result<bool> Replica::follow(std::uint64_t limit) {
+  for (std::uint64_t done = 0; done < limit; ++done) {
+    if (position_ < custody_.journal().start()) {
+      if (auto loaded = load_snapshot(); !loaded) return forward(std::move(loaded));
+    }
+    if (position_ >= custody_.journal().tail()) return false;
+    auto read = custody_.journal().read(position_, record_);
+    if (!read && read.error().kind() == ErrorKind::kNotFound)
+      continue;  // overtaken by the writer: load again
+    if (!read) return forward(std::move(read));
+    if (auto done_one = execute(record_); !done_one) return forward(std::move(done_one));
+    position_ = record_.next;
+    ++executed_;
+  }
+  return true;
+}
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,515 @@
+#include "components/xenstore/server.h"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "bulkhead/v1/bulkhead.pb.h"
+#include "components/xenstore/crash_points.h"
+#include "components/xenstore/protocol.h"
+#include "runtime/clock.h"
+
+namespace bulkhead::xenstore {
+namespace {
+
+constexpr int kRequestsPerTurn = 64;  // of one client, before the others have their turn
+constexpr std::int64_t kAcceptRetry = 100 * kMillisecond;
+constexpr std::int64_t kFindingInterval = kSecond;
+constexpr std::int64_t kMaxDelay = kSecond;
+constexpr std::size_t kSnapshotSlice = 64 * 1024;
+
+void sleep_for(std::int64_t ns) {
+  const timespec delay{ns / kSecond, ns % kSecond};
+  ::nanosleep(&delay, nullptr);
+}
+
+}  // namespace
+
+Server::Server(Instance& instance, Custody& custody, Replica& replica, AdoptedRing& ring,
+               InstanceFaults& faults)
+    : instance_(instance),
+      custody_(custody),
+      replica_(replica),
+      ring_(ring),
+      faults_(faults),
+      connections_(custody),
+      executor_(custody, connections_, replica),
+      snapshots_(custody),
+      flights_(connections_.capacity()) {}
+
+Status Server::prepare_ring() {
+  ring_.adopt();
+  io_uring_rsrc_register table{};
+  table.nr = connections_.capacity();
+  table.flags = IORING_RSRC_REGISTER_SPARSE;
+  const int rc =
+      io_uring_register(static_cast<unsigned>(ring_.fd()), IORING_REGISTER_FILES2, &table, sizeof table);
+  // EBUSY: a predecessor has made the table; it holds the clients' sockets.
+  if (rc < 0 && rc != -EBUSY)
+    return os_failure("cannot make room for " + std::to_string(table.nr) + " connections", -rc);
+  return {};
+}
+
+Status Server::take_over(const Takeover& takeover) {
+  incarnation_ = takeover.incarnation;
+  if (auto ready = prepare_ring(); !ready) return ready;
+  kTakeoverAdopted.pass();
+  executor_.redo();
+  kTakeoverRedone.pass();
+  const std::uint64_t executed_before = replica_.executed();
+  for (;;) {
+    auto more = replica_.follow(~std::uint64_t{0});
+    if (!more) return forward(std::move(more), "cannot follow the journal");
+    if (!*more) break;
+  }
+  kTakeoverReplayed.pass();
+  forget_connections_of_lost_ring();
+  for (std::uint32_t i = 0; i < connections_.capacity(); ++i) {
+    connections_.unstage(i);
+    if (connections_.slot(i).state.load() != SlotState::kFree) used_slots_ = i + 1;
+  }
+  // Everything the predecessor had in flight ended with it: the kernel cancels a task's operations before it
+  // gives up the task's robust mutexes. So what is in the queue now is all there will be.
+  drain_completions();
+  resume_connections();
+  arm_poll(Operation::kWake, instance_.wake_fd());
+  arm_poll(Operation::kContract, instance_.contract_fd());
+  instance_.vitals().active.store(1);
+  report_active(takeover);
+  spdlog::info("incarnation {} serves, {} records replayed at takeover", incarnation_,
+               replica_.executed() - executed_before);
+  return {};
+}
+
+// The core made a new ring because nobody was left who held the old one: the clients' sockets went with it.
+void Server::forget_connections_of_lost_ring() {
+  const std::uint64_t generation = instance_.number_setting("ring_generation", 1).value_or(1);
+  Control& control = custody_.control();
+  if (control.ring_generation == generation) return;
+  for (std::uint32_t i = 0; i < connections_.capacity(); ++i) {
+    Slot& slot = connections_.slot(i);
+    if (slot.state.load() == SlotState::kOpen) executor_.disconnect(i);
+    slot.state.store(SlotState::kFree);
+  }
+  control.ring_generation = generation;
+}
+
+void Server::resume_connections() {
+  for (std::uint32_t i = 0; i < used_slots_; ++i) {
+    switch (connections_.slot(i).state.load()) {
+      case SlotState::kFree:
+        break;
+      case SlotState::kOpen:
+        mark_ready(i);
+        mark_flush(i);
+        break;
+      case SlotState::kClosing:
+        begin_close(i);
+        break;
+    }
+  }
+}
+
+void Server::report_active(const Takeover& takeover) {
+  contract::FromInstance message;
+  auto* active = message.mutable_active();
+  active->set_incarnation(takeover.incarnation);
+  active->set_acquired_monotonic_ns(takeover.acquired_ns);
+  active->set_serving_monotonic_ns(monotonic_ns());
+  active->set_predecessor_died(takeover.predecessor_died);
+  active->set_replayed(replica_.executed());
+  // The core may be dead or slow: serving matters more than telling.
+  if (auto sent = instance_.send(message); !sent)
+    spdlog::warn("the core was not told: {}", sent.error().message());
+  if (auto sent = instance_.send_ready(); !sent)
+    spdlog::warn("the core was not told: {}", sent.error().message());
+}
+
+Status Server::run() {
+  while (!ended_) {
+    if (auto turned = turn(); !turned) return turned;
+  }
+  return {};
+}
+
+Status Server::turn() {
+  flush();
+  auto submitted = ready_.empty() ? ring_.submit_and_wait(next_deadline()) : ring_.submit();
+  if (!submitted) return submitted;
+  kSubmitted.pass();
+  drain_completions();
+  execute_ready();
+  housekeeping(monotonic_ns());
+  return {};
+}
+
+std::int64_t Server::next_deadline() const {
+  std::int64_t deadline = faults_.next_turn_ns(monotonic_ns());
+  if (accept_again_ns_ != 0 && (deadline == 0 || accept_again_ns_ < deadline)) deadline = accept_again_ns_;
+  if (snapshot_) deadline = 1;  // in the past: look at the ring, do not wait
+  return deadline;
+}
+
+// ---- completions ----
+
+void Server::drain_completions() {
+  while (const io_uring_cqe* cqe = ring_.peek()) {
+    complete(*cqe);
+    ring_.take();
+  }
+}
+
+void Server::complete(const io_uring_cqe& cqe) {
+  const Ticket ticket = Ticket::decode(cqe.user_data);
+  switch (ticket.operation) {
+    case Operation::kIgnored:
+      return;
+    case Operation::kReceive:
+      return received(ticket, cqe.res);
+    case Operation::kSend:
+      return sent(ticket, cqe.res);
+    case Operation::kAccept:
+      return accepted(ticket, cqe.res);
+    case Operation::kClose:
+      return closed(ticket, cqe.res);
+    case Operation::kWake:
+      if (!ticket.matches(incarnation_)) return;
+      if (faults_.heartbeat_dropped()) {
+        instance_.ignore_ping();
+      } else {
+        instance_.answer_ping();
+      }
+      if ((cqe.flags & IORING_CQE_F_MORE) == 0) arm_poll(Operation::kWake, instance_.wake_fd());
+      return;
+    case Operation::kContract:
+      if (!ticket.matches(incarnation_)) return;
+      if (auto pumped = instance_.pump([this](const auto& order) { obey(order); }); !pumped) {
+        spdlog::error("the core is gone for good ({}): ending", pumped.error().message());
+        ended_ = true;
+      }
+      if ((cqe.flags & IORING_CQE_F_MORE) == 0) arm_poll(Operation::kContract, instance_.contract_fd());
+      return;
+  }
+}
+
+void Server::received(const Ticket& ticket, int result) {
+  kReceiveCompleted.pass();
+  Slot& slot = connections_.slot(ticket.subject);
+  flights_[ticket.subject].receiving = false;
+  const std::uint64_t before = slot.received.load(std::memory_order_relaxed);
+  // A completion is seen twice if its reader died before taking it; the base tells whether it has been
+  // counted.
+  if (result > 0 && ticket.matches(before)) slot.received.store(before + static_cast<std::uint64_t>(result));
+  kReceiveCounted.pass();
+  const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
+  if (result <= 0 && !retry) slot.end_of_input.store(1);
+  if (slot.state.load() == SlotState::kClosing) return begin_close(ticket.subject);
+  mark_ready(ticket.subject);
+  mark_flush(ticket.subject);
+}
+
+void Server::sent(const Ticket& ticket, int result) {
+  kSendCompleted.pass();
+  Slot& slot = connections_.slot(ticket.subject);
+  Flight& flight = flights_[ticket.subject];
+  flight.sending = false;
+  const std::uint64_t before = slot.sent.load(std::memory_order_relaxed);
+  if (result > 0 && ticket.matches(before)) slot.sent.store(before + static_cast<std::uint64_t>(result));
+  kSendCounted.pass();
+  const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
+  if (result < 0 && !retry) flight.broken = true;
+  if (result > 0 && !answered_) {
+    answered_ = true;
+    instance_.vitals().first_answer_ns.store(monotonic_ns());
+  }
+  if (slot.state.load() == SlotState::kClosing) return begin_close(ticket.subject);
+  mark_ready(ticket.subject);  // there may be room again for requests that waited
+  mark_flush(ticket.subject);
+}
+
+void Server::accepted(const Ticket& ticket, int result) {
+  kAcceptCompleted.pass();
+  if (accepting_ == ticket.subject) accepting_.reset();
+  if (result < 0) {
+    if (result != -ECANCELED && result != -EAGAIN && result != -EINTR && result != -ECONNABORTED) {
+      spdlog::warn("cannot accept a client: {} (trying again)", std::generic_category().message(-result));
+      accept_again_ns_ = monotonic_ns() + kAcceptRetry;
+    }
+    return;
+  }
+  // Committed by a predecessor that died before taking the completion?
+  if (!ticket.matches(executor_.next_serial())) return;
+  executor_.connect(ticket.subject, 0);
+  kAcceptCommitted.pass();
+  flights_[ticket.subject] = Flight{};
+  used_slots_ = std::max(used_slots_, ticket.subject + 1);
+  mark_flush(ticket.subject);
+}
+
+void Server::closed(const Ticket& ticket, int /*result*/) {
+  // Whatever the result, the table has nothing there any more: EBADF means a predecessor's close had come
+  // through.
+  kCloseCompleted.pass();
+  Slot& slot = connections_.slot(ticket.subject);
+  flights_[ticket.subject].closing = false;
+  if (slot.state.load() != SlotState::kClosing || !ticket.matches(slot.serial.load())) return;
+  slot.state.store(SlotState::kFree);
+  full_ = false;
+}
+
+// ---- execution ----
+
+void Server::mark_ready(std::uint32_t slot) {
+  if (flights_[slot].ready) return;
+  flights_[slot].ready = true;
+  ready_.push_back(slot);
+}
+
+void Server::mark_flush(std::uint32_t slot) {
+  if (flights_[slot].flushing) return;
+  flights_[slot].flushing = true;
+  flush_.push_back(slot);
+}
+
+void Server::execute_ready() {
+  Vitals& vitals = instance_.vitals();
+  if (ready_.empty()) return;
+  vitals.oldest_pending_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  const auto batch = std::exchange(ready_, {});
+  for (const std::uint32_t slot : batch) {
+    flights_[slot].ready = false;
+    if (execute_some(slot)) mark_ready(slot);
+  }
+  for (const std::uint32_t slot : executor_.take_overflowed()) cut(slot, "does not read its events");
+  for (const std::uint32_t slot : executor_.take_woken()) mark_flush(slot);
+  if (ready_.empty()) vitals.oldest_pending_ns.store(0, std::memory_order_relaxed);
+}
+
+// True if the client has more that could be executed at once.
+bool Server::execute_some(std::uint32_t index) {
+  Slot& slot = connections_.slot(index);
+  if (slot.state.load() != SlotState::kOpen) return false;
+  Vitals& vitals = instance_.vitals();
+  Request request{};
+  for (int i = 0; i < kRequestsPerTurn; ++i) {
+    const Connections::Input input = connections_.next_message(index, request);
+    if (input == Connections::Input::kOversized) {
+      cut(index,
+          "sent a message of " + std::to_string(request.header.length) + " bytes, the protocol allows 4096");
+      return false;
+    }
+    if (input == Connections::Input::kIncomplete) {
+      const bool output_done = flights_[index].broken || !connections_.output_pending(index);
+      if (flights_[index].broken || (slot.end_of_input.load() != 0 && output_done)) begin_close(index);
+      return false;
+    }
+    if (flights_[index].broken) slot.sent.store(slot.produced.load());  // nobody reads: the room is free
+    if (!executor_.has_room(index)) return false;                       // until the client reads
+    if (!executor_.can_journal()) return true;  // until the snapshot being written is complete
+    vitals.work_arrived.fetch_add(1, std::memory_order_relaxed);
+    if (const std::int64_t delay = faults_.request_delay_ns(); delay > 0)
+      sleep_for(std::min(delay, kMaxDelay));
+    executor_.execute(index, request);
+    vitals.work_done.fetch_add(1, std::memory_order_relaxed);
+  }
+  return true;
+}
+
+void Server::cut(std::uint32_t index, const std::string& why) {
+  if (connections_.slot(index).state.load() != SlotState::kOpen) return;
+  const std::string client = "connection " + std::to_string(connections_.slot(index).serial.load());
+  spdlog::warn("{} {}: closing it", client, why);
+  const std::int64_t now = monotonic_ns();
+  if (now >= next_finding_ns_) {
+    next_finding_ns_ = now + kFindingInterval;
+    (void)instance_.send_finding("client", client + " " + why + ": cut off", client);
+  }
+  begin_close(index);
+}
+
+// Ends a connection step by step: forgotten by the engine (committed), its operations cancelled, then closed
+// in the ring.
+void Server::begin_close(std::uint32_t index) {
+  Slot& slot = connections_.slot(index);
+  Flight& flight = flights_[index];
+  if (slot.state.load() == SlotState::kOpen) {
+    executor_.disconnect(index);
+    kCloseCommitted.pass();
+  }
+  if (slot.state.load() != SlotState::kClosing || flight.closing) return;
+  if (!flight.receiving && !flight.sending) return arm_close(index);
+  if (flight.cancelled) return;
+  flight.cancelled = true;
+  if (flight.receiving) cancel(Operation::kReceive, index, slot.received.load());
+  if (flight.sending) cancel(Operation::kSend, index, slot.sent.load());
+}
+
+// ---- submission ----
+
+void Server::flush() {
+  for (const std::uint32_t slot : std::exchange(flush_, {})) {
+    flights_[slot].flushing = false;
+    if (connections_.slot(slot).state.load(std::memory_order_relaxed) != SlotState::kOpen) continue;
+    arm_send(slot);
+    arm_receive(slot);
+  }
+  arm_accept();
+}
+
+void Server::arm_send(std::uint32_t slot) {
+  Flight& flight = flights_[slot];
+  if (flight.sending || flight.broken || !connections_.output_pending(slot)) return;
+  const auto bytes = connections_.send_source(slot);
+  const std::uint64_t base = connections_.slot(slot).sent.load(std::memory_order_relaxed);
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_send(sqe, static_cast<int>(slot), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  sqe->flags |= IOSQE_FIXED_FILE;
+  sqe->user_data = Ticket{Operation::kSend, slot, base}.encode();
+  flight.sending = true;
+  kSendQueued.pass();
+}
+
+void Server::arm_receive(std::uint32_t slot) {
+  Flight& flight = flights_[slot];
+  if (flight.receiving || flight.broken ||
+      connections_.slot(slot).end_of_input.load(std::memory_order_relaxed) != 0) {
+    return;
+  }
+  const auto space = connections_.receive_space(slot);
+  if (space.empty()) return;
+  const std::uint64_t base = connections_.slot(slot).received.load(std::memory_order_relaxed);
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_recv(sqe, static_cast<int>(slot), space.data(), space.size(), 0);
+  sqe->flags |= IOSQE_FIXED_FILE;
+  sqe->user_data = Ticket{Operation::kReceive, slot, base}.encode();
+  flight.receiving = true;
+}
+
+void Server::arm_accept() {
+  if (accepting_) return;
+  if (accept_again_ns_ != 0) {
+    if (monotonic_ns() < accept_again_ns_) return;
+    accept_again_ns_ = 0;
+  }
+  const CustodyEntry* listener = instance_.custody("listener");
+  if (listener == nullptr || full_) return;
+  std::uint32_t slot = 0;
+  while (slot < connections_.capacity() && connections_.slot(slot).state.load() != SlotState::kFree) ++slot;
+  full_ = slot == connections_.capacity();
+  if (full_) return;  // clients wait in the listener's backlog
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_accept_direct(sqe, listener->fd.get(), nullptr, nullptr, 0, slot);
+  sqe->user_data = Ticket{Operation::kAccept, slot, executor_.next_serial()}.encode();
+  accepting_ = slot;
+}
+
+void Server::arm_close(std::uint32_t slot) {
+  flights_[slot].closing = true;
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_close_direct(sqe, slot);
+  sqe->user_data = Ticket{Operation::kClose, slot, connections_.slot(slot).serial.load()}.encode();
+}
+
+void Server::arm_poll(Operation operation, BorrowedFd fd) {
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_poll_multishot(sqe, fd.get(), POLLIN);
+  sqe->user_data = Ticket{operation, 0, incarnation_}.encode();
+}
+
+void Server::cancel(Operation operation, std::uint32_t slot, std::uint64_t base) {
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_cancel64(sqe, Ticket{operation, slot, base}.encode(), 0);
+  sqe->user_data = Ticket{Operation::kIgnored, 0, 0}.encode();
+}
+
+// ---- the rest ----
+
+void Server::housekeeping(std::int64_t now) {
+  Vitals& vitals = instance_.vitals();
+  vitals.heartbeat_ns.store(now, std::memory_order_relaxed);
+  vitals.log_position.store(replica_.position(), std::memory_order_relaxed);
+  faults_.turn(now);
+  ring_doorbell();
+  keep_journal_short();
+}
+
+void Server::ring_doorbell() {
+  const std::uint64_t tail = custody_.journal().tail();
+  if (tail == rung_tail_) return;
+  Control& control = custody_.control();
+  if (control.follower_waiting.load() == 0) return;
+  rung_tail_ = tail;
+  control.follower_waiting.store(0);
+  const std::uint64_t one = 1;
+  (void)!::write(custody_.doorbell().get(), &one, sizeof one);
+}
+
+void Server::keep_journal_short() {
+  Journal& journal = custody_.journal();
+  // The standby writes snapshots; what they cover may be overwritten.
+  if (const std::uint64_t covered = snapshots_.position(); covered > journal.start()) {
+    journal.release(covered);
+    kJournalReleased.pass();
+  }
+  if (!snapshot_ && journal.free() < journal.capacity() / 2) {
+    snapshot_ = SnapshotWriting::begin(custody_, replica_.engine(), replica_.position());
+  }
+  if (!snapshot_) return;
+  const bool urgent = journal.free() < 4 * Journal::kMaxRecord;
+  auto more = snapshot_->step(urgent ? ~std::size_t{0} : kSnapshotSlice);
+  if (!more) {
+    spdlog::error("{}", more.error().message());
+    (void)instance_.send_finding("snapshot", more.error().message(), "");
+  }
+  if (!more || !*more) snapshot_.reset();
+}
+
+void Server::obey(const contract::ToInstance& order) {
+  switch (order.body_case()) {
+    case contract::ToInstance::kFault:
+      if (auto begun = faults_.begin(order.fault()); !begun) {
+        contract::FromInstance refusal;
+        refusal.mutable_fault_refused()->set_id(order.fault().id());
+        refusal.mutable_fault_refused()->set_why(begun.error().message());
+        (void)instance_.send(refusal);
+      }
+      return;
+    case contract::ToInstance::kFaultEnd:
+      return faults_.end(order.fault_end().id());
+    case contract::ToInstance::kYield:
+    case contract::ToInstance::kStop:
+      ended_ = true;
+      return;
+    case contract::ToInstance::kLogLevel:
+      return spdlog::set_level(spdlog::level::from_str(order.log_level().level()));
+    case contract::ToInstance::kQuery:
+      return answer_query(order.query());
+    default:
+      return;
+  }
+}
+
+void Server::answer_query(const contract::Query& query) {
+  contract::FromInstance message;
+  auto* reply = message.mutable_reply();
+  reply->set_id(query.id());
+  if (query.what() == "quotas") {
+    v1::ListQuotasResponse response;
+    for (const QuotaRow& row : replica_.engine().quotas()) {
+      auto* quota = response.add_quotas();
+      quota->set_component(instance_.welcome().component());
+      quota->set_subject("domain " + std::to_string(row.domid));
+      quota->set_name(std::string(row.name));
+      quota->set_limit(row.limit);
+      quota->set_used(row.used);
+    }
+    reply->set_body(response.SerializeAsString());
+  } else {
+    reply->set_error("unknown query \"" + query.what() + "\"");
+  }
+  (void)instance_.send(message);
+}
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,108 @@
+// The active instance: continues where its predecessor was, then serves. All socket I/O goes through the ring
+// in custody, so that its completions tell a successor what was done. One thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "components/xenstore/completion.h"
+#include "components/xenstore/connections.h"
+#include "components/xenstore/executor.h"
+#include "components/xenstore/replica.h"
+#include "components/xenstore/snapshot_store.h"
+#include "runtime/adopted_ring.h"
+#include "runtime/instance.h"
+#include "runtime/instance_faults.h"
+
+namespace bulkhead::xenstore {
+
+class Server {
+ public:
+  struct Takeover {
+    std::uint64_t incarnation;
+    std::int64_t acquired_ns;
+    bool predecessor_died;
+  };
+
+  // Everything must outlive the server.
+  Server(Instance& instance, Custody& custody, Replica& replica, AdoptedRing& ring, InstanceFaults& faults);
+
+  // Brings every half-done thing to its end. Then this instance is active and says so.
+  Status take_over(const Takeover& takeover);
+  // Serves until told to stop or to yield (both end well), or until the system refuses what cannot be done
+  // without.
+  Status run();
+
+ private:
+  // What this process has in flight for a slot; unlike Slot, this dies with us, as the operations do.
+  struct Flight {
+    bool receiving = false;
+    bool sending = false;
+    bool closing = false;
+    bool cancelled = false;
+    bool broken = false;    // the client reads no more: output is dropped
+    bool ready = false;     // is in ready_
+    bool flushing = false;  // is in flush_
+  };
+
+  Status turn();
+  Status prepare_ring();
+  void resume_connections();
+  void forget_connections_of_lost_ring();
+
+  void complete(const io_uring_cqe& cqe);
+  void received(const Ticket& ticket, int result);
+  void sent(const Ticket& ticket, int result);
+  void accepted(const Ticket& ticket, int result);
+  void closed(const Ticket& ticket, int result);
+  void drain_completions();
+
+  void mark_ready(std::uint32_t slot);
+  void mark_flush(std::uint32_t slot);
+  void execute_ready();
+  bool execute_some(std::uint32_t slot);
+  void cut(std::uint32_t slot, const std::string& why);
+  void begin_close(std::uint32_t slot);
+
+  void flush();
+  void arm_send(std::uint32_t slot);
+  void arm_receive(std::uint32_t slot);
+  void arm_accept();
+  void arm_close(std::uint32_t slot);
+  void arm_poll(Operation operation, BorrowedFd fd);
+  void cancel(Operation operation, std::uint32_t slot, std::uint64_t base);
+
+  void housekeeping(std::int64_t now);
+  void keep_journal_short();
+  void ring_doorbell();
+  void obey(const contract::ToInstance& order);
+  void answer_query(const contract::Query& query);
+  void report_active(const Takeover& takeover);
+  std::int64_t next_deadline() const;
+
+  Instance& instance_;
+  Custody& custody_;
+  Replica& replica_;
+  AdoptedRing& ring_;
+  InstanceFaults& faults_;
+  Connections connections_;
+  Executor executor_;
+  SnapshotStore snapshots_;
+  std::optional<SnapshotWriting> snapshot_;
+
+  std::vector<Flight> flights_;
+  std::vector<std::uint32_t> ready_;
+  std::vector<std::uint32_t> flush_;
+  std::uint32_t used_slots_ = 0;            // slots at and above this index are free
+  std::optional<std::uint32_t> accepting_;  // the slot of the accept in flight
+  std::int64_t accept_again_ns_ = 0;        // after a failure; 0: no wait
+  std::int64_t next_finding_ns_ = 0;
+  std::uint64_t incarnation_ = 0;
+  std::uint64_t rung_tail_ = 0;
+  bool full_ = false;  // no free slot was found
+  bool answered_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace bulkhead::xenstore

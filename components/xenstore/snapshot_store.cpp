@@ -1,0 +1,159 @@
+#include "components/xenstore/snapshot_store.h"
+
+#include <pthread.h>
+
+#include <cstring>
+#include <utility>
+
+#include "components/xenstore/crash_points.h"
+
+namespace bulkhead::xenstore {
+namespace {
+
+constexpr int kLoadAttempts = 100;
+
+SnapshotHead* head_of(const Mapping& segment) {
+  return segment.at<SnapshotHead>(0);
+}
+
+pthread_mutex_t* lock_of(const Mapping& segment) {
+  static_assert(sizeof(pthread_mutex_t) <= sizeof(SnapshotHead::writer_lock));
+  return reinterpret_cast<pthread_mutex_t*>(head_of(segment)->writer_lock);
+}
+
+bool try_lock(const Mapping& segment) {
+  const int rc = ::pthread_mutex_trylock(lock_of(segment));
+  // The previous writer died in the middle: what it wrote was never published, so there is nothing to mend.
+  if (rc == EOWNERDEAD) ::pthread_mutex_consistent(lock_of(segment));
+  return rc == 0 || rc == EOWNERDEAD;
+}
+
+}  // namespace
+
+Result<UniqueFd> SnapshotStore::create_segment(std::size_t bytes) {
+  auto segment = create_memfd("xenstore-snapshot", kSnapshotData + bytes);
+  if (!segment) return segment;
+  auto mapping = Mapping::map(segment->borrow(), kSnapshotData + bytes);
+  if (!mapping) return forward(std::move(mapping));
+  pthread_mutexattr_t attributes;
+  ::pthread_mutexattr_init(&attributes);
+  ::pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+  ::pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  const int error = ::pthread_mutex_init(lock_of(*mapping), &attributes);
+  ::pthread_mutexattr_destroy(&attributes);
+  if (error != 0) return os_failure("cannot make a snapshot lock", error);
+  return segment;
+}
+
+std::uint64_t SnapshotStore::position() const {
+  const std::uint64_t published = custody_.control().published.load();
+  return published == 0 ? 0 : head_of(custody_.snapshot(published & 3))->journal_position;
+}
+
+std::uint64_t SnapshotStore::length() const {
+  const std::uint64_t published = custody_.control().published.load();
+  return published == 0 ? 0 : head_of(custody_.snapshot(published & 3))->length;
+}
+
+Result<std::optional<SnapshotStore::Loaded>> SnapshotStore::load() const {
+  for (int attempt = 0; attempt < kLoadAttempts; ++attempt) {
+    const std::uint64_t published = custody_.control().published.load();
+    if (published == 0) return std::optional<Loaded>();
+    const Mapping& segment = custody_.snapshot(published & 3);
+    const SnapshotHead* head = head_of(segment);
+    const std::uint64_t version = head->version.load();
+    const std::uint64_t position = head->journal_position;
+    const std::uint64_t length = head->length;
+    if (version % 2 != 0 || length > segment.size() - kSnapshotData) continue;
+    const std::vector<std::byte> bytes(segment.data() + kSnapshotData,
+                                       segment.data() + kSnapshotData + length);
+    if (head->version.load() != version) continue;
+    auto engine = read_snapshot(bytes);
+    if (!engine) return forward(std::move(engine), "cannot load the snapshot");
+    return std::optional(Loaded{position, std::move(*engine)});
+  }
+  return failure(ErrorKind::kExhausted,
+                 "cannot load the snapshot: it is replaced faster than it can be read");
+}
+
+std::optional<SnapshotWriting> SnapshotWriting::begin(Custody& custody, const Engine& engine,
+                                                      std::uint64_t position) {
+  for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
+    const Mapping& segment = custody.snapshot(slot);
+    if (!try_lock(segment)) continue;
+    // Looked at under the lock: nobody else can publish this segment now.
+    const std::uint64_t published = custody.control().published.load();
+    if (published != 0 && (published & 3) == slot) {
+      ::pthread_mutex_unlock(lock_of(segment));
+      continue;
+    }
+    return SnapshotWriting(custody, slot, engine, position);
+  }
+  return std::nullopt;
+}
+
+SnapshotWriting::SnapshotWriting(Custody& custody, std::size_t slot, const Engine& engine,
+                                 std::uint64_t position)
+    : custody_(&custody), slot_(slot), position_(position), writer_(engine) {
+  auto& version = head_of(custody.snapshot(slot))->version;
+  version.store(version.load() | 1);
+  kSnapshotBegun.pass();
+}
+
+SnapshotWriting::SnapshotWriting(SnapshotWriting&& other) noexcept
+    : custody_(std::exchange(other.custody_, nullptr)),
+      slot_(other.slot_),
+      position_(other.position_),
+      written_(other.written_),
+      writer_(std::move(other.writer_)),
+      slice_(std::move(other.slice_)) {}
+
+SnapshotWriting& SnapshotWriting::operator=(SnapshotWriting&& other) noexcept {
+  if (this == &other) return *this;
+  unlock();
+  custody_ = std::exchange(other.custody_, nullptr);
+  slot_ = other.slot_;
+  position_ = other.position_;
+  written_ = other.written_;
+  writer_ = std::move(other.writer_);
+  slice_ = std::move(other.slice_);
+  return *this;
+}
+
+SnapshotWriting::~SnapshotWriting() { unlock(); }
+
+void SnapshotWriting::unlock() {
+  if (custody_ != nullptr) ::pthread_mutex_unlock(lock_of(custody_->snapshot(slot_)));
+}
+
+Result<bool> SnapshotWriting::step(std::size_t budget) {
+  const Mapping& segment = custody_->snapshot(slot_);
+  slice_.clear();
+  const bool more = writer_.step(budget, slice_);
+  if (slice_.size() > segment.size() - kSnapshotData - written_) {
+    return failure(ErrorKind::kExhausted, "the state does not fit into a snapshot of " +
+                                              std::to_string(segment.size() - kSnapshotData) +
+                                              " bytes: raise snapshot_bytes");
+  }
+  std::memcpy(segment.data() + kSnapshotData + written_, slice_.data(), slice_.size());
+  written_ += slice_.size();
+  if (!more) publish();
+  return more;
+}
+
+void SnapshotWriting::publish() {
+  SnapshotHead* head = head_of(custody_->snapshot(slot_));
+  head->journal_position = position_;
+  head->length = written_;
+  head->version.store(head->version.load() + 1);
+  kSnapshotWritten.pass();
+  auto& published = custody_->control().published;
+  std::uint64_t current = published.load();
+  do {
+    // Another writer was faster with a newer state: ours is not needed.
+    if (current != 0 && head_of(custody_->snapshot(current & 3))->journal_position >= position_) return;
+  } while (!published.compare_exchange_weak(current, ((current >> 2) + 1) << 2 | slot_));
+  kSnapshotPublished.pass();
+}
+
+}  // namespace bulkhead::xenstore

@@ -1,0 +1,62 @@
+// Where snapshots live: three segments in custody. Writers (the standby, or the active instance when it must)
+// take any that is not published; publishing is one store and only ever moves forward.
+#pragma once
+
+#include <optional>
+
+#include "components/xenstore/custody.h"
+#include "components/xenstore/snapshot.h"
+
+namespace bulkhead::xenstore {
+
+class SnapshotStore {
+ public:
+  struct Loaded {
+    std::uint64_t journal_position;
+    Engine engine;
+  };
+
+  static Result<UniqueFd> create_segment(std::size_t bytes);
+
+  explicit SnapshotStore(Custody& custody) : custody_(custody) {}
+
+  // Journal position of the published snapshot, 0 if there is none; and its size.
+  std::uint64_t position() const;
+  std::uint64_t length() const;
+
+  // The published snapshot; nullopt if there is none. Reads again when a writer was faster.
+  Result<std::optional<Loaded>> load() const;
+
+ private:
+  Custody& custody_;
+};
+
+// One snapshot being written, in slices. Holds a segment's robust lock, so it must stay with one thread.
+class SnapshotWriting {
+ public:
+  // nullopt when every unpublished segment is taken.
+  static std::optional<SnapshotWriting> begin(Custody& custody, const Engine& engine, std::uint64_t position);
+  SnapshotWriting(SnapshotWriting&& other) noexcept;
+  SnapshotWriting& operator=(SnapshotWriting&& other) noexcept;
+  SnapshotWriting(const SnapshotWriting&) = delete;
+  SnapshotWriting& operator=(const SnapshotWriting&) = delete;
+  ~SnapshotWriting();
+
+  // Writes about `budget` bytes. True while there is more to do; the last step publishes. kExhausted: it does
+  // not fit.
+  Result<bool> step(std::size_t budget);
+
+ private:
+  SnapshotWriting(Custody& custody, std::size_t slot, const Engine& engine, std::uint64_t position);
+  void publish();
+  void unlock();
+
+  Custody* custody_;
+  std::size_t slot_;
+  std::uint64_t position_;
+  std::size_t written_ = 0;
+  SnapshotWriter writer_;
+  std::vector<std::byte> slice_;
+};
+
+}  // namespace bulkhead::xenstore

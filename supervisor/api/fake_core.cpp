@@ -40,7 +40,8 @@ UniqueFd FakeCore::connect() {
 
 void FakeCore::hang_up() {
   const std::lock_guard lock(mutex_);
-  ::shutdown(socket_.get(), SHUT_RDWR);  // the thread may be polling it, which would keep it open a little longer
+  ::shutdown(socket_.get(),
+             SHUT_RDWR);  // the thread may be polling it, which would keep it open a little longer
   socket_.reset();
   ::eventfd_write(wake_.get(), 1);
 }

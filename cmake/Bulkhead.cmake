@@ -4,6 +4,9 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(GTest REQUIRED)
 include(GoogleTest)
+# Imported targets are visible in the folder that asks and below, so those that travel through libraries are asked for here.
+pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET liburing)
+pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)

@@ -1,0 +1,135 @@
+#include "runtime/journal.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <string>
+
+namespace bulkhead {
+namespace {
+
+std::span<const std::byte> bytes(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::string text(const JournalRecord& record) {
+  return {reinterpret_cast<const char*>(record.payload.data()), record.payload.size()};
+}
+
+class JournalTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto segment = Journal::create(1);  // the smallest there is
+    ASSERT_TRUE(segment.has_value());
+    segment_ = std::move(*segment);
+  }
+  Journal open() const {
+    auto journal = Journal::open(segment_.borrow());
+    EXPECT_TRUE(journal.has_value());
+    return std::move(*journal);
+  }
+  static std::uint64_t append(Journal& journal, std::uint32_t subject, const std::string& payload) {
+    const std::uint64_t tail = journal.prepare(1, subject, {bytes(payload)});
+    journal.commit(tail);
+    return tail;
+  }
+
+  UniqueFd segment_;
+};
+
+TEST_F(JournalTest, RecordsComeBackInAnotherMapping) {
+  Journal writer = open();
+  const Journal reader = open();
+  const std::uint64_t second = append(writer, 7, "first");
+  const std::uint64_t end = append(writer, 8, "second");
+  JournalRecord record;
+  ASSERT_TRUE(reader.read(0, record).has_value());
+  EXPECT_EQ(record.subject, 7U);
+  EXPECT_EQ(text(record), "first");
+  EXPECT_EQ(record.next, second);
+  ASSERT_TRUE(reader.read(second, record).has_value());
+  EXPECT_EQ(text(record), "second");
+  EXPECT_EQ(record.next, end);
+  EXPECT_EQ(reader.tail(), end);
+}
+
+TEST_F(JournalTest, UncommittedRecordIsInvisibleAndReplaced) {
+  Journal journal = open();
+  journal.prepare(1, 1, {bytes("never true")});
+  EXPECT_EQ(journal.tail(), 0U);
+  append(journal, 2, "true");
+  JournalRecord record;
+  ASSERT_TRUE(journal.read(0, record).has_value());
+  EXPECT_EQ(text(record), "true");
+}
+
+TEST_F(JournalTest, PartsAreOnePayload) {
+  Journal journal = open();
+  journal.commit(journal.prepare(3, 4, {bytes("ab"), bytes(""), bytes("cde")}));
+  JournalRecord record;
+  ASSERT_TRUE(journal.read(0, record).has_value());
+  EXPECT_EQ(record.kind, 3U);
+  EXPECT_EQ(text(record), "abcde");
+}
+
+// Many times around the ring with records of all sizes, read back at once and released at random.
+TEST_F(JournalTest, WrapsForever) {
+  Journal writer = open();
+  const Journal reader = open();
+  std::mt19937 random(1);
+  std::uint64_t read_at = 0;
+  JournalRecord record;
+  std::vector<std::string> expected;
+  while (writer.tail() < 20 * writer.capacity()) {
+    const std::string payload(random() % (random() % 50 == 0 ? Journal::kMaxPayload : 500), 'x');
+    while (writer.free() < Journal::kMaxRecord) {
+      for (const auto& wanted : expected) {
+        ASSERT_TRUE(reader.read(read_at, record).has_value());
+        ASSERT_EQ(text(record), wanted);
+        read_at = record.next;
+      }
+      expected.clear();
+      writer.release(read_at);
+    }
+    append(writer, 1, payload);
+    expected.push_back(payload);
+    ASSERT_LE(writer.used(), writer.capacity());
+  }
+}
+
+TEST_F(JournalTest, ReleasedRecordIsNotFound) {
+  Journal journal = open();
+  const std::uint64_t second = append(journal, 1, "gone");
+  append(journal, 1, "here");
+  journal.release(second);
+  JournalRecord record;
+  const auto read = journal.read(0, record);
+  ASSERT_FALSE(read.has_value());
+  EXPECT_EQ(read.error().kind(), ErrorKind::kNotFound);
+}
+
+TEST_F(JournalTest, EveryFlippedBitIsFound) {
+  Journal journal = open();
+  append(journal, 1, "payload");
+  auto mapping = Mapping::map(segment_.borrow(), 1);
+  ASSERT_TRUE(mapping.has_value());
+  std::byte* data = mapping->data() + 4096;
+  JournalRecord record;
+  for (std::size_t bit = 0; bit < (24 + 7) * 8; ++bit) {
+    data[bit / 8] ^= std::byte{1} << (bit % 8);
+    const auto read = journal.read(0, record);
+    EXPECT_FALSE(read.has_value()) << "bit " << bit;
+    data[bit / 8] ^= std::byte{1} << (bit % 8);
+  }
+  EXPECT_TRUE(journal.read(0, record).has_value());
+}
+
+TEST_F(JournalTest, ForeignSegmentIsRefused) {
+  auto other = create_memfd("other", 8192);
+  ASSERT_TRUE(other.has_value());
+  EXPECT_FALSE(Journal::open(other->borrow()).has_value());
+}
+
+}  // namespace
+}  // namespace bulkhead

@@ -1,0 +1,177 @@
+// The xenstore service dies in every way there is, under checking load: nothing may be lost, repeated,
+// reordered or torn.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "runtime/clock.h"
+#include "tests/support/counter_checkers.h"
+#include "tests/support/kill_campaign.h"
+#include "tests/support/load_loop.h"
+#include "tests/support/model_checker.h"
+#include "tests/support/transfer_checker.h"
+#include "tests/support/watch_checker.h"
+
+namespace bulkhead {
+namespace {
+
+using testing::ComponentHost;
+using testing::KillCampaign;
+
+int kills_from_environment(int fallback) {
+  const char* text = std::getenv("BULKHEAD_TEST_KILLS");
+  return text == nullptr ? fallback : std::atoi(text);
+}
+
+class XenstoreFault : public ::testing::Test {
+ protected:
+  void start(std::map<std::string, std::string> settings = {}) {
+    auto host =
+        ComponentHost::create({BULKHEAD_BIN "/bulkhead-xenstored", std::move(settings), 1024, "warning"});
+    ASSERT_TRUE(host.has_value()) << host.error().message();
+    host_ = std::move(*host);
+  }
+
+  // Runs the campaign under one checker of each kind (several movers, so that transactions conflict) and
+  // expects that nobody noticed anything.
+  void expect_unnoticed(KillCampaign& campaign) {
+    ASSERT_TRUE(campaign.begin()) << campaign.error();
+    xs::AnomalyLog log;
+    const xs::CheckerSettings settings{host_->socket_path(), "/test", 8};
+    xs::LoadLoop loop(settings, log, {});
+    ASSERT_TRUE(loop.open().has_value());
+    std::size_t added = 0;
+    const auto add = [&](std::unique_ptr<xs::Checker> checker) {
+      auto done = loop.add(std::move(checker));
+      ASSERT_TRUE(done.has_value()) << done.error().message();
+      ++added;
+    };
+    for (std::size_t i = 0; i < 2; ++i) add(std::make_unique<xs::CounterWriter>(i, settings, log));
+    for (std::size_t i = 0; i < 2; ++i) add(std::make_unique<xs::CounterReader>(i, 2, settings, log));
+    for (std::size_t i = 0; i < 2; ++i) add(std::make_unique<xs::WatchChecker>(i, settings, log));
+    for (std::size_t i = 0; i < 3; ++i) add(std::make_unique<xs::TransferChecker>(i, settings, log));
+    add(std::make_unique<xs::ModelChecker>(0, settings, log));
+    ASSERT_EQ(added, 10U);
+    loop.run([&] {
+      const bool done = campaign.step();
+      for (const std::int64_t at : campaign.take_marks()) loop.mark(at);
+      return done;
+    });
+    EXPECT_EQ(campaign.error(), "");
+    EXPECT_EQ(log.total(), 0U) << ::testing::PrintToString(log.described());
+    for (const auto& checker : loop.checkers())
+      EXPECT_GT(checker->completed(), 0U) << checker->name() << " did nothing";
+    report(campaign, loop);
+  }
+
+  static void report(const KillCampaign& campaign, const xs::LoadLoop& loop) {
+    std::vector<std::int64_t> takeovers = campaign.takeovers();
+    std::vector<std::int64_t> answers;
+    for (const xs::Mark& mark : loop.marks()) {
+      if (mark.answer_ns > 0) answers.push_back(mark.answer_ns - mark.at_ns);
+    }
+    if (takeovers.empty() || answers.empty()) return;
+    std::ranges::sort(takeovers);
+    std::ranges::sort(answers);
+    const auto us = [](const std::vector<std::int64_t>& v, std::size_t percent) {
+      return v[std::min(v.size() - 1, v.size() * percent / 100)] / 1000;
+    };
+    std::printf(
+        "kills %d, replies %llu; to serving us: p50 %lld p99 %lld; to first answer us: p50 %lld p99 %lld max "
+        "%lld\n",
+        campaign.kills(), static_cast<unsigned long long>(loop.replies()),
+        static_cast<long long>(us(takeovers, 50)), static_cast<long long>(us(takeovers, 99)),
+        static_cast<long long>(us(answers, 50)), static_cast<long long>(us(answers, 99)),
+        static_cast<long long>(us(answers, 100)));
+  }
+
+  std::unique_ptr<ComponentHost> host_;
+};
+
+TEST_F(XenstoreFault, RandomKills) {
+  start();
+  KillCampaign campaign(*host_, {.kills = kills_from_environment(300)});
+  expect_unnoticed(campaign);
+}
+
+// A journal that wraps and snapshots that are taken all the time.
+TEST_F(XenstoreFault, RandomKillsWithTheSmallestJournal) {
+  start({{"journal_bytes", "4194304"}});
+  KillCampaign campaign(*host_,
+                        {.kills = kills_from_environment(200), .max_pause_ns = 30'000'000, .seed = 2});
+  expect_unnoticed(campaign);
+}
+
+TEST_F(XenstoreFault, FrozenOwnersAreFencedAndSucceeded) {
+  start();
+  KillCampaign campaign(*host_,
+                        {.kills = 30, .strike = [](ComponentHost& host, auto& active, auto& /*standby*/) {
+                           ::kill(active.pid(), SIGSTOP);
+                           host.kill(active);
+                         }});
+  expect_unnoticed(campaign);
+}
+
+TEST_F(XenstoreFault, PlannedHandover) {
+  start();
+  KillCampaign campaign(*host_,
+                        {.kills = 50, .strike = [](ComponentHost& host, auto& active, auto& /*standby*/) {
+                           contract::v1::ToInstance order;
+                           order.mutable_yield();
+                           ASSERT_TRUE(host.send(active, order).has_value());
+                         }});
+  expect_unnoticed(campaign);
+}
+
+// Active and standby die together: the next instance starts cold, from snapshot and journal.
+TEST_F(XenstoreFault, BothKilled) {
+  start();
+  KillCampaign campaign(*host_, {.kills = 30, .strike = [](ComponentHost& host, auto& active, auto& standby) {
+                                   host.kill(standby);
+                                   host.kill(active);
+                                   EXPECT_TRUE(host.launch().has_value());
+                                   return &active;
+                                 }});
+  expect_unnoticed(campaign);
+}
+
+// Every named crash point, in the instance that passes it: each must really be hit, some at several passes.
+TEST_F(XenstoreFault, EveryCrashPoint) {
+  start({{"journal_bytes", "4194304"}});
+  ASSERT_TRUE(host_->launch().has_value());
+  ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
+  std::vector<std::string> points(host_->active()->hello().crash_points().begin(),
+                                  host_->active()->hello().crash_points().end());
+  host_->kill(*host_->active());
+  ASSERT_TRUE(host_->wait_until([&] { return host_->active() == nullptr; }));
+  host_->forget_ended();
+  std::erase(points, "custody-deposit");  // passed once in a custody's life: CrashWhileCustodyIsMade
+  ASSERT_GT(points.size(), 20U);
+  std::size_t next = 0;
+  std::map<std::string, int> struck;
+  const auto strike = [&](ComponentHost& host, ComponentHost::Instance& active,
+                          ComponentHost::Instance& standby) {
+    const std::string& point = points[next++ % points.size()];
+    ++struck[point];
+    SCOPED_TRACE(point);
+    if (point.starts_with("takeover-")) {
+      // The successor dies in its takeover; the one after it must do.
+      EXPECT_TRUE(host.inject(standby, "crash-at", point).has_value());
+      EXPECT_TRUE(host.launch().has_value());
+      host.kill(active);
+      return &standby;
+    }
+    ComponentHost::Instance& victim = point.starts_with("snapshot-") ? standby : active;
+    EXPECT_TRUE(host.inject(victim, "crash-at", point).has_value());
+    return &victim;
+  };
+  KillCampaign campaign(*host_, {.kills = static_cast<int>(points.size()) * 3, .strike = strike});
+  expect_unnoticed(campaign);
+  for (const auto& point : points) EXPECT_GE(struck[point], 3) << point;
+}
+
+}  // namespace
+}  // namespace bulkhead

@@ -1,0 +1,86 @@
+#include "tests/support/kill_campaign.h"
+
+#include <utility>
+
+#include "runtime/clock.h"
+
+namespace bulkhead::testing {
+namespace {
+
+constexpr std::int64_t kStuck = 20 * kSecond;
+
+}  // namespace
+
+KillCampaign::KillCampaign(ComponentHost& host, Options options)
+    : host_(host), options_(std::move(options)), random_(options_.seed) {
+  if (!options_.strike) {
+    options_.strike = [](ComponentHost& h, ComponentHost::Instance& active,
+                         ComponentHost::Instance& /*standby*/) {
+      h.kill(active);
+      return &active;
+    };
+  }
+}
+
+bool KillCampaign::begin() {
+  if (auto first = host_.launch(); !first) return fail(first.error().message());
+  if (!host_.wait_until([this] { return host_.active() != nullptr; }))
+    return fail("the first instance does not serve");
+  if (auto second = host_.launch(); !second) return fail(second.error().message());
+  if (!host_.wait_until([this] { return host_.ready_standby() != nullptr; }))
+    return fail("the standby is not ready");
+  return true;
+}
+
+bool KillCampaign::fail(std::string why) {
+  if (error_.empty()) error_ = "after " + std::to_string(kills_) + " kills: " + std::move(why);
+  return false;
+}
+
+std::vector<std::int64_t> KillCampaign::take_marks() {
+  return std::exchange(marks_, {});
+}
+
+bool KillCampaign::await_successor(std::int64_t now) {
+  if (now - struck_ns_ > kStuck) {
+    fail(victim_->ended() ? "no successor became active" : "the victim does not end");
+    return true;
+  }
+  const ComponentHost::Instance* active = host_.active();
+  if (!victim_->ended() || active == nullptr) return false;
+  takeovers_.push_back(active->takeover().serving_monotonic_ns() - struck_ns_);
+  ++kills_;
+  victim_ = nullptr;
+  host_.forget_ended();
+  if (kills_ == options_.kills) return true;
+  if (auto next = host_.launch(); !next) fail(next.error().message());
+  next_strike_ns_ = 0;
+  struck_ns_ = now;
+  return !error_.empty();
+}
+
+bool KillCampaign::step() {
+  host_.pump(0);
+  const std::int64_t now = monotonic_ns();
+  if (victim_ != nullptr) return await_successor(now);
+  ComponentHost::Instance* active = host_.active();
+  ComponentHost::Instance* standby = host_.ready_standby();
+  if (active == nullptr || standby == nullptr) {
+    if (struck_ns_ != 0 && now - struck_ns_ > kStuck) {
+      fail(active == nullptr ? "the active instance ended unasked" : "no standby became ready");
+      return true;
+    }
+    return false;
+  }
+  if (next_strike_ns_ == 0) {
+    std::uniform_int_distribution<std::int64_t> pause(options_.min_pause_ns, options_.max_pause_ns);
+    next_strike_ns_ = now + pause(random_);
+  }
+  if (now < next_strike_ns_) return false;
+  struck_ns_ = monotonic_ns();
+  marks_.push_back(struck_ns_);
+  victim_ = options_.strike(host_, *active, *standby);
+  return false;
+}
+
+}  // namespace bulkhead::testing

@@ -22,10 +22,13 @@ struct Account {
   gid_t gid = 0;
   std::vector<gid_t> groups;  // supplementary
   std::string name;
+  std::string note;  // set when it is not the one asked for; launch() repeats it
 };
 
 // Looks names up in the system's databases, which may read files and ask other services: call it while
-// starting up, not in the event loop. An empty group means the user's own. kNotFound names the missing one.
+// starting up, not in the event loop. An empty group means the user's own. A leading '-' makes a name
+// optional: where there is no such user (group), it is the core's own, and `note` says so. kNotFound names a
+// missing one.
 Result<Account> resolve_account(const std::string& user, const std::string& group);
 Result<gid_t> resolve_group(const std::string& group);
 

@@ -14,6 +14,10 @@
 
 namespace bulkhead::xenstore {
 
+namespace core {
+struct State;
+}
+
 // A small dense index chosen by the server; reused only after disconnect().
 using ConnectionId = std::uint32_t;
 
@@ -67,8 +71,13 @@ class Output {
     static_cast<void>(domid), static_cast<void>(mfn), static_cast<void>(port);
   }
   virtual void domain_released(std::uint32_t domid) { static_cast<void>(domid); }
-  // CONTROL log|on, log|off and print|text.
+  // CONTROL log|on, log|off and print|<text>: "log on", "log off", "print <text>".
   virtual void log_control(std::string_view command) { static_cast<void>(command); }
+  // For CONTROL quota|<domid>: requests of this domain that are not answered yet, which only the server
+  // knows.
+  virtual std::uint32_t outstanding_requests(std::uint32_t domid) const {
+    return static_cast<void>(domid), 0;
+  }
 };
 
 struct Outcome {
@@ -84,10 +93,15 @@ class Engine {
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
 
-  // Both are logged inputs like mutating requests. Connecting a connected id or disconnecting an unknown one
-  // does nothing. disconnect() drops the connection's watches and transactions.
+  // Both are logged inputs like mutating requests. `id` is below 2^20, `domid` below 0x7FF0: anything else
+  // aborts. Connecting a connected id or disconnecting an unknown one does nothing. disconnect() drops the
+  // connection's watches and transactions.
   void connect(ConnectionId id, std::uint32_t domid);
   void disconnect(ConnectionId id, Output& out);
+
+  // Logged input: the hypervisor says that the domain has shut down or crashed. Fires @releaseDomain once,
+  // until RESUME.
+  void domain_shut_down(std::uint32_t domid, Output& out);
 
   // Never fails: errors are XS_ERROR replies. An unknown `id` is answered with EINVAL.
   Outcome execute(ConnectionId id, const Request& request, Output& out);
@@ -105,9 +119,10 @@ class Engine {
 
  private:
   friend class SnapshotWriter;
-  friend class SnapshotReader;
-  struct State;
-  std::unique_ptr<State> state_;
+  friend Result<Engine> read_snapshot(std::span<const std::byte> bytes);
+  explicit Engine(std::unique_ptr<core::State> state);
+
+  std::unique_ptr<core::State> state_;
 };
 
 }  // namespace bulkhead::xenstore

@@ -1,8 +1,13 @@
-// Facts of the xenstore wire protocol: sizes, message types, error names. Source: xen/io/xs_wire.h.
+// Facts of the xenstore wire protocol: sizes, message types, error names, the syntax of paths and arguments.
+// Sources: xen/io/xs_wire.h, Xen's docs/misc/xenstore.txt, the observable behaviour of the C xenstored 4.17.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 
 namespace bulkhead::xenstore {
 
@@ -10,6 +15,9 @@ inline constexpr std::size_t kHeaderSize = 16;
 inline constexpr std::size_t kMaxPayload = 4096;
 inline constexpr std::size_t kMaxAbsolutePath = 3072;
 inline constexpr std::size_t kMaxRelativePath = 2048;
+
+// Domain ids from here on are reserved by Xen (DOMID_FIRST_RESERVED, which is DOMID_SELF's value as well).
+inline constexpr std::uint32_t kFirstReservedDomain = 0x7FF0;
 
 enum MessageType : std::uint32_t {
   kControl = 0,
@@ -36,5 +44,71 @@ enum MessageType : std::uint32_t {
   kDirectoryPart = 22,
   kTypeCount = 23,
 };
+
+// The errors this engine reports, a subset of xsd_errors.
+enum class ErrorCode : std::uint8_t {
+  kNone,
+  kAccess,
+  kAgain,
+  kBusy,
+  kExists,
+  kInvalid,
+  kIo,
+  kNoEntry,
+  kNoMemory,
+  kNoSpace,
+  kNotPermitted,
+  kNotSupported,
+  kTooBig,
+};
+
+// The name as sent on the wire, its trailing NUL included: "EINVAL\0". Not for kNone.
+std::string_view error_name(ErrorCode code);
+
+inline std::string_view as_text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+inline std::span<const std::byte> as_bytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// Absolute, permitted characters only, no empty component, no trailing slash except in "/", at most
+// kMaxAbsolutePath.
+bool is_path(std::string_view path);
+// As is_path, and no longer than `limit` bytes, not counting a prefix /local/domain/<domid>/.
+bool is_path_within(std::string_view path, std::size_t limit);
+// The path of `path`'s parent. `path` is valid and not "/".
+std::string_view parent_path(std::string_view path);
+std::string_view last_component(std::string_view path);
+
+// Walks the components of a valid absolute path: "/a/b" gives "a", "b"; "/" gives none.
+class Components {
+ public:
+  explicit Components(std::string_view path) : path_(path), at_(path.size() == 1 ? 2 : 1) {}
+  bool done() const { return at_ > path_.size(); }
+  std::string_view next() {
+    std::size_t end = path_.find('/', at_);
+    if (end == std::string_view::npos) end = path_.size();
+    std::string_view component = path_.substr(at_, end - at_);
+    at_ = end + 1;
+    return component;
+  }
+  // Length of the path up to and including the component last returned.
+  std::size_t consumed() const { return at_ - 1; }
+
+ private:
+  std::string_view path_;
+  std::size_t at_;
+};
+
+// Takes the next NUL-terminated argument off `rest`; nothing if no NUL is left.
+std::optional<std::string_view> take_argument(std::string_view& rest);
+// The payload's only argument: exactly one NUL, at its end.
+std::optional<std::string_view> only_argument(std::string_view payload);
+std::size_t count_arguments(std::string_view payload);
+
+// A leading decimal number as atoi() reads it (blanks, sign, digits, anything after ignored; 0 if there is
+// none), saturating instead of overflowing.
+std::int64_t leading_number(std::string_view text);
 
 }  // namespace bulkhead::xenstore

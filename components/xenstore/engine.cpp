@@ -1,0 +1,130 @@
+#include "components/xenstore/engine.h"
+
+#include <cstdlib>
+
+#include "components/xenstore/events.h"
+#include "components/xenstore/state.h"
+
+namespace bulkhead::xenstore {
+namespace core {
+
+const std::array<HandlerEntry, kTypeCount> kHandlers = [] {
+  std::array<HandlerEntry, kTypeCount> table{};
+  table[kControl] = {handle_control, true, false};
+  table[kDirectory] = {handle_directory, false, false};
+  table[kRead] = {handle_read, false, false};
+  table[kGetPerms] = {handle_get_perms, false, false};
+  table[kWatch] = {handle_watch, false, true};
+  table[kUnwatch] = {handle_unwatch, false, true};
+  table[kTransactionStart] = {handle_transaction_start, false, false};
+  table[kTransactionEnd] = {handle_transaction_end, false, false};
+  table[kIntroduce] = {handle_introduce, true, false};
+  table[kRelease] = {handle_release, true, false};
+  table[kGetDomainPath] = {handle_get_domain_path, false, false};
+  table[kWrite] = {handle_write, false, false};
+  table[kMkdir] = {handle_mkdir, false, false};
+  table[kRm] = {handle_rm, false, false};
+  table[kSetPerms] = {handle_set_perms, false, false};
+  table[kIsDomainIntroduced] = {handle_is_domain_introduced, true, false};
+  table[kResume] = {handle_resume, true, false};
+  table[kSetTarget] = {handle_set_target, true, false};
+  table[kResetWatches] = {handle_reset_watches, false, false};
+  table[kDirectoryPart] = {handle_directory_part, false, false};
+  return table;
+}();
+
+namespace {
+
+// Finds the handler and the transaction, then runs the handler; kNone means that it has replied.
+ErrorCode dispatch(Call& call, std::uint32_t transaction_id) {
+  if (call.type >= kHandlers.size() || kHandlers[call.type].handler == nullptr)
+    return ErrorCode::kNotSupported;
+  const HandlerEntry& entry = kHandlers[call.type];
+  if (entry.privileged && !call.session.privileged()) return ErrorCode::kAccess;
+  if (transaction_id != 0 && !entry.ignores_transaction) {
+    auto found = call.session.transactions.find(transaction_id);
+    if (found == call.session.transactions.end()) return ErrorCode::kNoEntry;
+    call.transaction = found->second.get();
+  }
+  return entry.handler(call);
+}
+
+void refuse(ErrorCode code, Output& out) {
+  out.reply(kError, as_bytes(error_name(code)));
+}
+
+}  // namespace
+}  // namespace core
+
+Engine::Engine(const Limits& limits) : state_(std::make_unique<core::State>(limits)) {}
+Engine::Engine(std::unique_ptr<core::State> state) : state_(std::move(state)) {}
+Engine::~Engine() = default;
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+
+void Engine::connect(ConnectionId id, std::uint32_t domid) {
+  if (id >= core::kMaxConnections || domid >= kFirstReservedDomain) std::abort();
+  if (state_->session(id) == nullptr) state_->open_session(id, domid);
+}
+
+void Engine::disconnect(ConnectionId id, Output& out) {
+  static_cast<void>(out);  // nothing is told today: a connection that ends fires no watch
+  if (core::Session* session = state_->session(id)) state_->close_session(*session);
+}
+
+Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
+  core::Session* session = state_->session(id);
+  if (session == nullptr || request.payload.size() > kMaxPayload) {
+    core::refuse(ErrorCode::kInvalid, out);
+    return {};
+  }
+  core::Call call{.state = *state_,
+                  .session = *session,
+                  .transaction = nullptr,
+                  .type = request.header.type,
+                  .payload = as_text(request.payload),
+                  .out = out};
+  ErrorCode error = core::dispatch(call, request.header.transaction_id);
+  if (error != ErrorCode::kNone) core::refuse(error, out);
+  return {.mutated = call.mutated};
+}
+
+void Engine::domain_shut_down(std::uint32_t domid, Output& out) {
+  core::Domain* domain = state_->domains.find(domid);
+  if (domain == nullptr || !domain->introduced || domain->shut_down) return;
+  domain->shut_down = true;
+  core::fire_domain_event(*state_, core::kReleaseEvent, domid, out);
+}
+
+std::uint64_t Engine::digest() const {
+  return state_->digest();
+}
+std::uint64_t Engine::node_count() const {
+  return state_->tree.node_count();
+}
+const Limits& Engine::limits() const {
+  return state_->limits;
+}
+Status Engine::check() const {
+  return core::check_state(*state_);
+}
+void Engine::flip_bit() {
+  state_->tree.flip_bit();
+}
+
+std::vector<QuotaRow> Engine::quotas() const {
+  std::vector<QuotaRow> rows;
+  const Limits& limits = state_->limits;
+  auto unsigned_of = [](std::int64_t used) { return static_cast<std::uint64_t>(used); };
+  state_->domains.for_each([&](const core::Domain& domain) {
+    auto limit = [&](std::uint32_t value) { return domain.domid == 0 ? 0 : value; };
+    rows.push_back({domain.domid, "nodes", limit(limits.nodes), unsigned_of(domain.nodes)});
+    rows.push_back({domain.domid, "watches", limit(limits.watches), unsigned_of(domain.watches)});
+    rows.push_back(
+        {domain.domid, "transactions", limit(limits.transactions), unsigned_of(domain.transactions)});
+    rows.push_back({domain.domid, "memory", limit(limits.memory), unsigned_of(domain.memory)});
+  });
+  return rows;
+}
+
+}  // namespace bulkhead::xenstore

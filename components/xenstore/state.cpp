@@ -1,0 +1,157 @@
+#include "components/xenstore/state.h"
+
+#include <algorithm>
+
+#include "components/xenstore/hash.h"
+
+namespace bulkhead::xenstore::core {
+namespace {
+
+Ref<PermissionSet> only_domain_zero() {
+  const Permission nobody_else{.domid = 0, .rights = kNoRights, .ignored = 0};
+  return PermissionSet::make({&nobody_else, 1});
+}
+
+}  // namespace
+
+// A fresh store holds what the C xenstored's does: /, /tool and /tool/xenstored, and domain 0 counts as
+// introduced.
+State::State(const Limits& initial_limits)
+    : limits(initial_limits),
+      introduce_permissions(only_domain_zero()),
+      release_permissions(only_domain_zero()) {
+  domains.get(0).introduced = true;
+  domains.charge(0, 1, static_cast<std::int64_t>(record_size(tree.root()) + 1));
+  for (std::string_view path : {"/tool", "/tool/xenstored"}) {
+    tree.create(path, {}, only_domain_zero(), ++generation, domains);
+  }
+}
+
+Session& State::open_session(ConnectionId id, std::uint32_t domid) {
+  if (id >= sessions.size()) sessions.resize(id + 1U);
+  Domain& domain = domains.get(domid);
+  ++domain.connections;
+  sessions[id] = std::make_unique<Session>();
+  *sessions[id] = Session{.id = id, .domid = domid, .domain = &domain, .watches = {}, .transactions = {}};
+  return *sessions[id];
+}
+
+void State::close_session(Session& session) {
+  drop_watches(session);
+  drop_transactions(session);
+  Domain& domain = *session.domain;
+  sessions[session.id].reset();
+  if (--domain.connections == 0 && domain.ended) domains.forget(domain.domid);
+}
+
+Watch& State::add_watch(Session& session, Watch watch) {
+  session.domain->watches += 1;
+  session.domain->memory += static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+  Watch& added = session.watches.emplace_back(std::move(watch));
+  watches.add(added);
+  return added;
+}
+
+void State::drop_watch(Session& session, Watch& watch) {
+  session.domain->watches -= 1;
+  session.domain->memory -= static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+  watches.remove(watch);
+  session.watches.remove_if([&](const Watch& other) { return &other == &watch; });
+}
+
+void State::drop_watches(Session& session) {
+  while (!session.watches.empty()) {
+    Watch& watch = session.watches.front();
+    session.domain->watches -= 1;
+    session.domain->memory -= static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+    watches.remove(watch);
+    session.watches.pop_front();
+  }
+}
+
+Transaction& State::add_transaction(Session& session, std::uint32_t id) {
+  session.domain->transactions += 1;
+  auto transaction = std::make_unique<Transaction>(id, tree, domains);
+  return *session.transactions.emplace(id, std::move(transaction)).first->second;
+}
+
+void State::drop_transaction(Session& session, Transaction& transaction) {
+  session.domain->transactions -= 1;
+  session.domain->memory -= transaction.memory();
+  session.transactions.erase(transaction.id());
+}
+
+void State::drop_transactions(Session& session) {
+  while (!session.transactions.empty()) drop_transaction(session, *session.transactions.begin()->second);
+}
+
+std::uint8_t State::rights(const Session& session, const PermissionSet& permissions, std::uint64_t at) const {
+  if (session.privileged()) return kAllRights;
+  std::optional<std::uint32_t> target = session.domain->target;
+  auto is_self = [&](std::uint32_t domid) { return domid == session.domid || (target && domid == *target); };
+  const Permission* entries = permissions.data();
+  if (is_self(entries[0].domid)) return kAllRights;
+  for (std::size_t i = 1; i < permissions.size; ++i) {
+    const Permission& entry = entries[i];
+    if (entry.ignored == 0 && is_self(entry.domid) && domains.existed_at(entry.domid, at))
+      return entry.rights;
+  }
+  return entries[0].rights;
+}
+
+Ref<PermissionSet>* State::special_permissions(std::string_view name) {
+  if (name == kIntroduceEvent) return &introduce_permissions;
+  if (name == kReleaseEvent) return &release_permissions;
+  return nullptr;
+}
+
+std::uint64_t State::digest() const {
+  Hasher hasher;
+  hasher.add(tree.digest());
+  hasher.add(std::as_bytes(introduce_permissions->view()));
+  hasher.add(std::as_bytes(release_permissions->view()));
+  return hasher.finish();
+}
+
+Accounts& Call::accounts() const {
+  if (transaction != nullptr) return transaction->charges;
+  return state.domains;
+}
+
+void Call::acknowledge() const {
+  reply(std::string_view("OK", 3));
+}
+
+std::string domain_path(std::uint32_t domid) {
+  return "/local/domain/" + std::to_string(domid);
+}
+
+std::string_view resolve(Call& call, std::string_view name) {
+  if (name.starts_with('/') || name.starts_with('@')) return name;
+  std::string prefix = domain_path(call.session.domid) + '/';
+  char* end = std::copy(prefix.begin(), prefix.end(), call.resolved_path.begin());
+  end = std::copy(name.begin(), name.end(), end);
+  return {call.resolved_path.data(), static_cast<std::size_t>(end - call.resolved_path.data())};
+}
+
+ErrorCode note(Call& call, std::string_view path, std::uint8_t flags) {
+  Transaction* transaction = call.transaction;
+  if (transaction == nullptr) return ErrorCode::kNone;
+  if (!call.session.privileged() && !transaction->knows(path)) {
+    ErrorCode refused = ErrorCode::kNone;
+    auto room = static_cast<std::int64_t>(call.state.limits.memory) - call.session.domain->memory;
+    if (transaction->accesses().size() >= call.state.limits.transaction_nodes) refused = ErrorCode::kNoSpace;
+    if (room < static_cast<std::int64_t>(path.size())) refused = ErrorCode::kNoMemory;
+    if (refused != ErrorCode::kNone) {
+      call.mutated = call.mutated || !transaction->failed;
+      transaction->failed = true;
+      return refused;
+    }
+  }
+  std::int64_t before = transaction->memory();
+  call.mutated = transaction->note(path, flags) || call.mutated;
+  call.session.domain->memory += transaction->memory() - before;
+  return ErrorCode::kNone;
+}
+
+}  // namespace bulkhead::xenstore::core

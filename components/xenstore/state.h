@@ -1,0 +1,136 @@
+// The engine's whole state, and what the request handlers share. Internal to the engine.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "components/xenstore/domains.h"
+#include "components/xenstore/engine.h"
+#include "components/xenstore/transaction.h"
+#include "components/xenstore/tree.h"
+#include "components/xenstore/watch_index.h"
+
+namespace bulkhead::xenstore::core {
+
+inline constexpr std::string_view kIntroduceEvent = "@introduceDomain";
+inline constexpr std::string_view kReleaseEvent = "@releaseDomain";
+
+// What the engine keeps for one connection.
+struct Session {
+  ConnectionId id;
+  std::uint32_t domid;
+  Domain* domain;
+  std::list<Watch> watches;  // in the order of their registration
+  std::map<std::uint32_t, std::unique_ptr<Transaction>> transactions;
+  std::uint32_t next_transaction_id = 1;
+
+  bool privileged() const { return domid == 0; }
+};
+
+struct State {
+  explicit State(const Limits& limits);
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  Session* session(ConnectionId id) const { return id < sessions.size() ? sessions[id].get() : nullptr; }
+  Session& open_session(ConnectionId id, std::uint32_t domid);
+  void close_session(Session& session);
+  void drop_watches(Session& session);
+  void drop_watch(Session& session, Watch& watch);
+  Watch& add_watch(Session& session, Watch watch);
+  Transaction& add_transaction(Session& session, std::uint32_t id);
+  void drop_transaction(Session& session, Transaction& transaction);
+  void drop_transactions(Session& session);
+
+  // What a session may do with a node that has these permissions and this generation.
+  std::uint8_t rights(const Session& session, const PermissionSet& permissions,
+                      std::uint64_t generation) const;
+  std::uint8_t rights(const Session& session, const Node& node) const {
+    return session.privileged() ? std::uint8_t{kAllRights}
+                                : rights(session, *node.permissions, node.generation);
+  }
+  // Permissions of a special event; null if there is no such event.
+  Ref<PermissionSet>* special_permissions(std::string_view name);
+  std::uint64_t digest() const;
+
+  Limits limits;
+  std::uint64_t generation = 0;  // last number given out; counts every change of any node
+  std::uint64_t watch_sequence = 0;
+  DomainTable domains{generation};
+  Tree tree;
+  WatchIndex watches;
+  std::vector<std::unique_ptr<Session>> sessions;  // by connection id
+  Ref<PermissionSet> introduce_permissions;
+  Ref<PermissionSet> release_permissions;
+  std::vector<Watch*> matched;  // scratch of the event code; no state
+};
+
+// Connection ids are small: the table of sessions is indexed by them.
+inline constexpr ConnectionId kMaxConnections = 1U << 20;
+
+// One request under execution.
+struct Call {
+  State& state;
+  Session& session;
+  Transaction* transaction;  // null outside transactions
+  std::uint32_t type;
+  std::string_view payload;
+  Output& out;
+  bool mutated = false;
+  std::array<char, 4224> resolved_path{};  // where a relative path is completed
+
+  Tree& tree() const { return transaction != nullptr ? transaction->tree : state.tree; }
+  Accounts& accounts() const;
+  void reply(std::span<const std::byte> bytes) const { out.reply(type, bytes); }
+  void reply(std::string_view text) const { out.reply(type, as_bytes(text)); }
+  void acknowledge() const;
+};
+
+// Answers the request through `call.out` and returns kNone, or returns the error to answer with.
+using Handler = ErrorCode (*)(Call& call);
+struct HandlerEntry {
+  Handler handler = nullptr;  // null: ENOSYS
+  bool privileged = false;    // for domain 0 only
+  bool ignores_transaction = false;
+};
+extern const std::array<HandlerEntry, kTypeCount> kHandlers;
+
+ErrorCode handle_directory(Call& call);
+ErrorCode handle_directory_part(Call& call);
+ErrorCode handle_read(Call& call);
+ErrorCode handle_get_perms(Call& call);
+ErrorCode handle_write(Call& call);
+ErrorCode handle_mkdir(Call& call);
+ErrorCode handle_rm(Call& call);
+ErrorCode handle_set_perms(Call& call);
+ErrorCode handle_watch(Call& call);
+ErrorCode handle_unwatch(Call& call);
+ErrorCode handle_reset_watches(Call& call);
+ErrorCode handle_transaction_start(Call& call);
+ErrorCode handle_transaction_end(Call& call);
+ErrorCode handle_introduce(Call& call);
+ErrorCode handle_release(Call& call);
+ErrorCode handle_resume(Call& call);
+ErrorCode handle_set_target(Call& call);
+ErrorCode handle_get_domain_path(Call& call);
+ErrorCode handle_is_domain_introduced(Call& call);
+ErrorCode handle_control(Call& call);
+
+// `name`, completed with the caller's /local/domain/<domid>/ if it is relative. Not validated.
+std::string_view resolve(Call& call, std::string_view name);
+std::string domain_path(std::uint32_t domid);
+
+// Records in the call's transaction, if any, that it relied on or changed `path`. Fails, and dooms the
+// transaction, at the caller's limits.
+ErrorCode note(Call& call, std::string_view path, std::uint8_t flags);
+
+Status check_state(const State& state);
+
+}  // namespace bulkhead::xenstore::core

@@ -1,0 +1,87 @@
+// TRANSACTION_START, TRANSACTION_END.
+#include "components/xenstore/events.h"
+#include "components/xenstore/state.h"
+
+namespace bulkhead::xenstore::core {
+namespace {
+
+ErrorCode check_commit(const Call& call, const Transaction& transaction) {
+  if (transaction.failed) return ErrorCode::kNoMemory;
+  std::int64_t made = transaction.charges.nodes(call.session.domid);
+  if (!call.session.privileged() && made > 0 &&
+      call.session.domain->nodes + made > std::int64_t{call.state.limits.nodes}) {
+    return ErrorCode::kNoSpace;
+  }
+  return transaction.conflicts_with(call.state.tree) ? ErrorCode::kAgain : ErrorCode::kNone;
+}
+
+void apply(State& state, const Transaction& transaction) {
+  if (transaction.tree.version() == transaction.base.version()) return;
+  if (state.tree.version() != transaction.base.version()) {
+    transaction.merge_into(state.tree, state.generation, state.domains);
+    return;
+  }
+  // Nothing else happened since it started: its tree is the new tree.
+  state.tree = transaction.tree;
+  transaction.charges.apply_to(state.domains);
+}
+
+void fire_deferred(State& state, const Transaction& transaction, Output& out) {
+  for (const Access* access : transaction.accesses()) {
+    if ((access->flags & kFiresEvent) == 0) continue;
+    const Node* before = transaction.base.find(access->path);
+    const Node* now = state.tree.find(access->path);
+    if (before == nullptr && now == nullptr) continue;
+    if (before != nullptr && (access->flags & kRemovedSubtree) != 0) {
+      fire_below(state, access->path, *before, access->path, &transaction, out);
+    }
+    Change change{.path = access->path, .now = now};
+    if (before != nullptr) {
+      change.before = before->permissions.get();
+      change.before_generation = before->generation;
+    }
+    fire(state, change, out);
+  }
+}
+
+}  // namespace
+
+ErrorCode handle_transaction_start(Call& call) {
+  if (call.transaction != nullptr) return ErrorCode::kBusy;
+  Session& session = call.session;
+  if (!session.privileged() && session.transactions.size() >= call.state.limits.transactions) {
+    return ErrorCode::kNoSpace;
+  }
+  // Ids count up for each connection; 0 means no transaction, and an id may still be open after a wrap.
+  std::uint32_t id;
+  do {
+    id = session.next_transaction_id++;
+  } while (id == 0 || session.transactions.contains(id));
+  call.state.add_transaction(session, id);
+  call.mutated = true;
+  std::string text = std::to_string(id);
+  call.reply(std::string_view(text.c_str(), text.size() + 1));
+  return ErrorCode::kNone;
+}
+
+ErrorCode handle_transaction_end(Call& call) {
+  auto verdict = only_argument(call.payload);
+  if (verdict != "T" && verdict != "F") return ErrorCode::kInvalid;
+  if (call.transaction == nullptr) return ErrorCode::kNoEntry;
+  Transaction& transaction = *call.transaction;
+  call.transaction = nullptr;
+  call.mutated = true;
+  ErrorCode error = ErrorCode::kNone;
+  if (verdict == "T") {
+    error = check_commit(call, transaction);
+    if (error == ErrorCode::kNone) {
+      apply(call.state, transaction);
+      fire_deferred(call.state, transaction, call.out);
+    }
+  }
+  call.state.drop_transaction(call.session, transaction);
+  if (error == ErrorCode::kNone) call.acknowledge();
+  return error;
+}
+
+}  // namespace bulkhead::xenstore::core

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <string_view>
 
+#include "components/xenstore/crash_points.h"
 #include "components/xenstore/follower.h"
 #include "components/xenstore/server.h"
 #include "runtime/lease.h"

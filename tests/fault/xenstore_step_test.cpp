@@ -1,0 +1,167 @@
+// Kills the active instance at every instruction between its waking up for a request and its going back to
+// sleep, by single stepping. The request writes a node that another client watches: whatever the instruction,
+// both clients must see exactly one effect.
+//
+// Every instruction takes minutes, so by default every n-th is taken, from a random first one;
+// BULKHEAD_TEST_STEP_STRIDE=1 takes all.
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <random>
+#include <string>
+
+#include "runtime/clock.h"
+#include "tests/support/component_host.h"
+#include "tests/support/xs_client.h"
+
+namespace bulkhead {
+namespace {
+
+using testing::ComponentHost;
+
+constexpr int kDefaultStride = 101;
+constexpr std::int64_t kAsleep = 100 * kMillisecond;
+
+// The main thread of an instance, stopped and stepped. Killing it ends the tracing too.
+class Stepper {
+ public:
+  explicit Stepper(pid_t pid) : pid_(pid) {
+    seized_ = ::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) == 0 &&
+              ::ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) == 0 && stopped(true);
+  }
+  bool seized() const { return seized_; }
+
+  // False once the instance sleeps in a system call (or is gone).
+  bool step() {
+    if (::ptrace(PTRACE_SINGLESTEP, pid_, nullptr, nullptr) != 0) return false;
+    return stopped(false);
+  }
+
+ private:
+  bool stopped(bool patient) {
+    const std::int64_t deadline = monotonic_ns() + (patient ? 10 * kSecond : kAsleep);
+    for (;;) {
+      int status = 0;
+      const pid_t got = ::waitpid(pid_, &status, __WALL | WNOHANG);
+      if (got == pid_) return WIFSTOPPED(status);
+      if (got < 0 || monotonic_ns() > deadline) return false;
+    }
+  }
+
+  pid_t pid_;
+  bool seized_ = false;
+};
+
+// Counts what the two clients are told.
+class Ears : public xs::Listener {
+ public:
+  void on_reply(const xs::Reply& reply) override {
+    ++replies;
+    failed |= reply.error;
+  }
+  void on_event(xs::XsClient& /*client*/, std::string_view /*path*/, std::string_view /*token*/) override {
+    ++events;
+  }
+
+  int replies = 0;
+  int events = 0;
+  bool failed = false;
+};
+
+class XenstoreStep : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto host = ComponentHost::create({BULKHEAD_BIN "/bulkhead-xenstored", {}, 256, "warning"});
+    ASSERT_TRUE(host.has_value()) << host.error().message();
+    host_ = std::move(*host);
+    ASSERT_TRUE(host_->launch().has_value());
+    ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
+    writer_ = connect("writer");
+    watcher_ = connect("watcher");
+    ASSERT_TRUE(writer_->call(XS_WRITE, 0, std::string("/step\0000", 7)).has_value());
+    ASSERT_TRUE(watcher_->call(XS_WATCH, 0, std::string("/step\0t\0", 8), &ears_).has_value());
+    ASSERT_TRUE(hear([&] { return ears_.events == 1; }));  // a watch fires once when it is set
+  }
+
+  std::unique_ptr<xs::XsClient> connect(const std::string& name) {
+    auto socket = xs::XsClient::connect(host_->socket_path());
+    EXPECT_TRUE(socket.has_value());
+    return std::make_unique<xs::XsClient>(std::move(*socket), name, log_);
+  }
+
+  bool hear(const std::function<bool()>& condition) {
+    return host_->wait_until([&] {
+      for (auto* client : {writer_.get(), watcher_.get()}) {
+        pollfd readable{client->socket().get(), POLLIN, 0};
+        if (::poll(&readable, 1, 0) > 0) client->receive(ears_);
+      }
+      return condition();
+    });
+  }
+
+  void pair_up() {
+    ASSERT_TRUE(host_->launch().has_value());
+    ASSERT_TRUE(host_->wait_until([&] { return host_->ready_standby() != nullptr; }));
+  }
+
+  // One request, its server killed after `steps` instructions (negative: when it sleeps again). Returns the
+  // steps taken.
+  int die_after(int steps) {
+    ComponentHost::Instance* active = host_->active();
+    Stepper stepper(active->pid());
+    EXPECT_TRUE(stepper.seized());
+    const std::string value = std::to_string(++writes_);
+    const Ears before = ears_;
+    writer_->send(XS_WRITE, 0, std::string("/step\0", 6) + value);
+    writer_->flush();
+    int taken = 0;
+    while (taken != steps && stepper.step()) ++taken;
+    host_->kill(*active);
+    EXPECT_TRUE(host_->wait_until([&] { return active->ended() && host_->active() != nullptr; }))
+        << "step " << steps;
+    EXPECT_TRUE(hear([&] { return ears_.replies > before.replies && ears_.events > before.events; }))
+        << "step " << steps;
+    // Anything said twice would come before the answer to this.
+    auto read = writer_->call(XS_READ, 0, std::string("/step\0", 6), &ears_);
+    EXPECT_TRUE(read.has_value() && *read == value) << "step " << steps;
+    EXPECT_TRUE(watcher_->call(XS_READ, 0, std::string("/step\0", 6), &ears_).has_value());
+    EXPECT_EQ(ears_.replies, before.replies + 1) << "step " << steps;
+    EXPECT_EQ(ears_.events, before.events + 1) << "step " << steps;
+    EXPECT_FALSE(ears_.failed);
+    host_->forget_ended();
+    return taken;
+  }
+
+  std::unique_ptr<ComponentHost> host_;
+  xs::AnomalyLog log_;
+  Ears ears_;
+  std::unique_ptr<xs::XsClient> writer_;
+  std::unique_ptr<xs::XsClient> watcher_;
+  int writes_ = 0;
+};
+
+TEST_F(XenstoreStep, DiesAtEveryInstruction) {
+  const char* asked = std::getenv("BULKHEAD_TEST_STEP_STRIDE");
+  const int stride = asked == nullptr ? kDefaultStride : std::atoi(asked);
+  ASSERT_GT(stride, 0);
+  ASSERT_NO_FATAL_FAILURE(pair_up());
+  const int length = die_after(-1);
+  ASSERT_GT(length, 500) << "the stepping ended before the request was served";
+  std::random_device seed;
+  const int first = static_cast<int>(seed() % static_cast<unsigned>(stride));
+  int deaths = 0;
+  for (int step = first; step < length && !HasFailure(); step += stride) {
+    ASSERT_NO_FATAL_FAILURE(pair_up());
+    die_after(step);
+    ++deaths;
+  }
+  EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
+  std::printf("%d instructions, died at %d of them, beginning with %d\n", length, deaths, first);
+}
+
+}  // namespace
+}  // namespace bulkhead

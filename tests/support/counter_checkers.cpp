@@ -50,7 +50,7 @@ void CounterWriter::check_value(std::string_view value, uint64_t due) {
 }
 
 void CounterWriter::finish() {
-  if (!client_->connected()) return;
+  if (!client_->responsive()) return;
   const Result<std::string> value = client_->call(XS_READ, 0, path_payload(node_));
   if (!value) return anomaly(Anomaly::kError, "last read of " + node_ + ": " + value.error().message());
   check_value(*value, written_);

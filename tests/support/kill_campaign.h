@@ -23,7 +23,7 @@ class KillCampaign {
     // Must not block. Default: SIGKILL for the active one.
     std::function<ComponentHost::Instance*(ComponentHost&, ComponentHost::Instance& active,
                                            ComponentHost::Instance& standby)>
-        strike;
+        strike = {};
     unsigned seed = 1;
   };
 

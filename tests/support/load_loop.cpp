@@ -201,7 +201,7 @@ uint64_t LoadLoop::replies() const {
 }
 
 void LoadLoop::remove_tree() {
-  if (!probe_->connected()) return;
+  if (!probe_->responsive()) return;
   const Result<std::string> removed = probe_->call(XS_RM, 0, path_payload(settings_.base));
   if (!removed) log_.add(Anomaly::kError, "probe", "cannot remove the tree: " + removed.error().message());
 }

@@ -246,8 +246,23 @@ bool ModelChecker::idle() const {
   return Checker::idle() && (events_.empty() || !client_->connected());
 }
 
+void ModelChecker::compare(const std::string& node, xsd_sockmsg_type type, const std::string& due) {
+  const Result<std::string> found = client_->call(type, 0, path_payload(node));
+  if (found && *found == due) return;
+  anomaly(Anomaly::kWrong, node + " ended as " + (found ? printable(*found) : found.error().message()) +
+                               ", due " + printable(due));
+}
+
 void ModelChecker::finish() {
   if (!events_.empty()) anomaly(Anomaly::kLost, std::to_string(events_.size()) + " events never came");
+  for (const auto& [path, node] : model_.nodes()) {
+    if (!client_->responsive()) return;
+    compare(path, XS_READ, node.value);
+    compare(path, XS_GET_PERMS, node.perms);
+    const Result<std::string> names = client_->call(XS_DIRECTORY, 0, path_payload(path));
+    if (!names || split(*names) != model_.children(path))
+      anomaly(Anomaly::kWrong, path + " has other children");
+  }
 }
 
 }  // namespace bulkhead::xs

@@ -27,6 +27,7 @@ class TreeModel {
 
   const Node* find(const std::string& path) const;
   Node& create(const std::string& path);
+  const std::map<std::string, Node>& nodes() const { return nodes_; }
   // The children's names.
   std::set<std::string> children(const std::string& path) const;
   // Removes `path` and all below it; what was removed.
@@ -73,6 +74,7 @@ class ModelChecker final : public Checker {
   void set_perms(const std::string& node);
   void toggle_watch(const std::string& node);
   void malformed(const std::string& node);
+  void compare(const std::string& node, xsd_sockmsg_type type, const std::string& due);
   void changed(const std::string& node);
   bool may_merge(const std::string& node) const;
   std::string random_node();

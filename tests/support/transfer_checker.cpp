@@ -158,7 +158,7 @@ Result<std::string> TransferChecker::audit_now(uint64_t& sum) {
 }
 
 void TransferChecker::finish() {
-  for (int attempt = 0; client_->connected() && attempt < kFinalAuditAttempts; ++attempt) {
+  for (int attempt = 0; client_->responsive() && attempt < kFinalAuditAttempts; ++attempt) {
     uint64_t sum = 0;
     const Result<std::string> done = audit_now(sum);
     if (done) return audited(sum, "at the end");

@@ -188,7 +188,11 @@ void XsClient::expire(int64_t now_ns, int64_t limit_ns) {
     const Pending& oldest = pending_.front();
     log_.add(oldest.overtaken ? Anomaly::kLost : Anomaly::kNoReply, name_,
              "no reply to request " + std::to_string(oldest.id) + " of type " + std::to_string(oldest.type));
-    if (oldest.overtaken) --overtaken_;
+    if (oldest.overtaken) {
+      --overtaken_;
+    } else {
+      unanswered_ = true;
+    }
     pending_.pop_front();
   }
 }

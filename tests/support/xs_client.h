@@ -69,6 +69,8 @@ class XsClient {
   void expire(int64_t now_ns, int64_t limit_ns);
 
   bool connected() const { return !closed_; }
+  // Connected, and every request was answered in time so far.
+  bool responsive() const { return !closed_ && !unanswered_; }
   bool output_pending() const { return written_ < output_.size(); }
   // Requests without an answer, overtaken ones not counted.
   size_t in_flight() const { return pending_.size() - overtaken_; }
@@ -106,6 +108,7 @@ class XsClient {
   uint64_t replies_ = 0;
   int64_t read_ns_ = 0;
   bool closed_ = false;
+  bool unanswered_ = false;
 };
 
 }  // namespace bulkhead::xs

@@ -1,0 +1,64 @@
+#include "tests/support/stock_daemon.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <thread>
+
+#include "tests/support/xs_client.h"
+
+namespace bulkhead::xs {
+namespace {
+
+constexpr const char* kProgram = BULKHEAD_PEERS_DIR "/usr/lib/xen-4.17/bin/xenstored";
+constexpr const char* kShim = BULKHEAD_NOHYP_LIBRARY;
+constexpr auto kStartDeadline = std::chrono::seconds(20);
+// The daemon tells nobody when its socket listens.
+constexpr auto kBetweenAttempts = std::chrono::milliseconds(5);
+
+}  // namespace
+
+TempFolder::TempFolder() {
+  std::string pattern = (std::filesystem::temp_directory_path() / "bulkhead-test.XXXXXX").string();
+  const char* const made = ::mkdtemp(pattern.data());
+  if (made == nullptr) std::abort();
+  path_ = made;
+}
+
+TempFolder::~TempFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+Status StockDaemon::start() {
+  if (::access(kProgram, X_OK) != 0) {
+    return os_failure(std::string(kProgram) + " is missing, run scripts/deps");
+  }
+  const std::string rundir = folder_.path().string();
+  pid_ = ::fork();
+  if (pid_ < 0) return os_failure("fork");
+  if (pid_ == 0) {
+    ::setenv("XENSTORED_RUNDIR", rundir.c_str(), 1);
+    ::setenv("LD_PRELOAD", kShim, 1);
+    ::execl(kProgram, kProgram, "--no-fork", static_cast<char*>(nullptr));
+    ::_exit(127);
+  }
+  const auto end = std::chrono::steady_clock::now() + kStartDeadline;
+  while (!XsClient::connect(socket_path())) {
+    if (std::chrono::steady_clock::now() > end)
+      return failure(ErrorKind::kTimeout, "xenstored did not start");
+    std::this_thread::sleep_for(kBetweenAttempts);
+  }
+  return {};
+}
+
+StockDaemon::~StockDaemon() {
+  if (pid_ < 0) return;
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+}  // namespace bulkhead::xs

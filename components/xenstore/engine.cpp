@@ -56,7 +56,9 @@ void refuse(ErrorCode code, Output& out) {
 }  // namespace
 }  // namespace core
 
-Engine::Engine(const Limits& limits) : state_(std::make_unique<core::State>(limits)) {}
+Engine::Engine(const Limits& limits) : state_(std::make_unique<core::State>(limits)) {
+  state_->populate();
+}
 Engine::Engine(std::unique_ptr<core::State> state) : state_(std::move(state)) {}
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;

@@ -14,14 +14,19 @@ Ref<PermissionSet> only_domain_zero() {
 
 }  // namespace
 
-// A fresh store holds what the C xenstored's does: /, /tool and /tool/xenstored, and domain 0 counts as
-// introduced.
 State::State(const Limits& initial_limits)
     : limits(initial_limits),
       introduce_permissions(only_domain_zero()),
-      release_permissions(only_domain_zero()) {
+      release_permissions(only_domain_zero()) {}
+
+void State::charge_root() {
+  domains.charge(tree.root().owner(), 1, static_cast<std::int64_t>(record_size(tree.root()) + 1));
+}
+
+// As the C xenstored does it: /, /tool and /tool/xenstored, and domain 0 counts as introduced.
+void State::populate() {
   domains.get(0).introduced = true;
-  domains.charge(0, 1, static_cast<std::int64_t>(record_size(tree.root()) + 1));
+  charge_root();
   for (std::string_view path : {"/tool", "/tool/xenstored"}) {
     tree.create(path, {}, only_domain_zero(), ++generation, domains);
   }

@@ -35,7 +35,10 @@ struct Session {
 };
 
 struct State {
-  explicit State(const Limits& limits);
+  explicit State(
+      const Limits& limits);  // knows no domain and holds no node but "/", which is charged to nobody
+  void populate();            // what a fresh store holds
+  void charge_root();
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 

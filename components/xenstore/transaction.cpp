@@ -69,7 +69,14 @@ std::int64_t PendingCharges::bytes(std::uint32_t domid) const {
 }
 
 void PendingCharges::apply_to(DomainTable& domains) const {
-  for (const Change& change : changes_) domains.charge(change.domid, change.nodes, change.bytes);
+  for (const Change& change : changes_) {
+    // A charge taken back leaves no trace, not even the knowledge of a domain.
+    if (change.nodes != 0 || change.bytes != 0) domains.charge(change.domid, change.nodes, change.bytes);
+  }
+}
+
+void PendingCharges::add(const PendingCharges& other) {
+  for (const Change& change : other.changes_) charge(change.domid, change.nodes, change.bytes);
 }
 
 bool Transaction::note(std::string_view path, std::uint8_t flags) {
@@ -122,7 +129,8 @@ void Transaction::merge_into(Tree& current, std::uint64_t& generation, Accounts&
   }
   for (std::string_view path : sorted(kChanged)) {
     const Node* node = tree.find(path);
-    if (node == nullptr) continue;
+    // A parent is missing only in a snapshot forged to say so.
+    if (node == nullptr || current.find(parent_path(path)) == nullptr) continue;
     // A domain its permissions name may have been released since.
     Ref<PermissionSet> permissions = current_permissions(*node, accounts);
     if (current.find(path) == nullptr) {

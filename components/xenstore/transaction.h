@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -37,6 +38,7 @@ class PendingCharges final : public Accounts {
   }
   std::int64_t nodes(std::uint32_t domid) const;
   std::int64_t bytes(std::uint32_t domid) const;
+  void add(const PendingCharges& other);
   void apply_to(DomainTable& domains) const;
 
  private:

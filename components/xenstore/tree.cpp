@@ -168,18 +168,29 @@ void Tree::create(std::string_view path, std::span<const std::byte> value, Ref<P
   });
 }
 
+void Tree::discount(const Node& removed, std::string_view path, Accounts& accounts) {
+  for (TreeWalk walk(removed, path); !walk.done(); walk.next()) {
+    digest_ -= walk.node().hash;
+    --count_;
+    accounts.charge(walk.node().owner(), -1, -charged_bytes(walk.node(), walk.path().size()));
+  }
+}
+
 Ref<Node> Tree::remove(std::string_view path, std::uint64_t generation, Accounts& accounts) {
   Ref<Node> removed;
   edit(parent_path(path), generation, accounts, [&](Node& parent) {
     removed = parent.children.erase(last_component(path));
     return false;
   });
-  for (TreeWalk walk(*removed, path); !walk.done(); walk.next()) {
-    digest_ -= walk.node().hash;
-    --count_;
-    accounts.charge(walk.node().owner(), -1, -charged_bytes(walk.node(), walk.path().size()));
-  }
+  discount(*removed, path, accounts);
   return removed;
+}
+
+void Tree::cut(std::string_view path, Accounts& accounts) {
+  Node& parent = exclusive(parent_path(path));
+  accounts.charge(parent.owner(), 0, -static_cast<std::int64_t>(last_component(path).size() + 1));
+  Ref<Node> removed = parent.children.erase(last_component(path));
+  discount(*removed, path, accounts);
 }
 
 void Tree::restore(std::string_view path, const NodeContent& content, Accounts& accounts) {

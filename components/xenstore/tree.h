@@ -60,8 +60,10 @@ class Tree {
   // `path` exists and is not "/". Returns what was cut off.
   Ref<Node> remove(std::string_view path, std::uint64_t generation, Accounts& accounts);
 
-  // Makes or replaces exactly this node, keeping its children and leaving its parent's generation alone.
+  // For reading a snapshot: no other node's generation is touched. restore() makes or replaces exactly this
+  // node and keeps its children; cut() removes a subtree.
   void restore(std::string_view path, const NodeContent& content, Accounts& accounts);
+  void cut(std::string_view path, Accounts& accounts);
   void set_version(std::uint64_t version) { version_ = version; }
 
   std::uint64_t digest() const { return digest_; }
@@ -76,6 +78,7 @@ class Tree {
   template <typename Change>
   void edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change);
   Node& exclusive(std::string_view path);
+  void discount(const Node& removed, std::string_view path, Accounts& accounts);
   void attach(std::string_view path, Ref<Node> node, Node& parent, Accounts& accounts);
 
   Ref<Node> root_;

@@ -130,8 +130,10 @@ void JsonWriter::value(const Message& message, const FieldDescriptor& field, int
       text_ += (one ? r.GetBool(message, f) : r.GetRepeatedBool(message, f, index)) ? "true" : "false";
       return;
     case FieldDescriptor::CPPTYPE_ENUM: {
-      const auto* known = one ? r.GetEnum(message, f) : r.GetRepeatedEnum(message, f, index);
-      return string(known->name());  // UNKNOWN_ENUM_VALUE_... for one that a newer supervisor sent
+      const int raw = one ? r.GetEnumValue(message, f) : r.GetRepeatedEnumValue(message, f, index);
+      const auto* known = field.enum_type()->FindValueByNumber(raw);
+      if (known == nullptr) return number(raw);  // a newer supervisor's
+      return string(known->name());
     }
     case FieldDescriptor::CPPTYPE_STRING:
       return string(one ? r.GetString(message, f) : r.GetRepeatedString(message, f, index));

@@ -91,6 +91,8 @@ std::string plural(std::uint64_t count, const std::string& noun) {
 }  // namespace
 
 std::string state_text(v1::State state) {
+  if (!v1::State_IsValid(state))
+    return "state " + std::to_string(static_cast<int>(state));  // a newer supervisor's
   return words_of(v1::State_Name(state), "STATE_");
 }
 

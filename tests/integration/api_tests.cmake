@@ -22,3 +22,6 @@ target_compile_definitions(bulkhead_api_programs PUBLIC
 
 bulkhead_test(api_edge_test SOURCES api_edge_test.cpp DEPS bulkhead_api_programs LABEL integration)
 add_dependencies(api_edge_test bulkhead-api bulkhead api_python_messages)
+
+bulkhead_test(cli_programs_test SOURCES cli_test.cpp DEPS bulkhead_api_programs LABEL integration)
+add_dependencies(cli_programs_test bulkhead-api bulkhead)

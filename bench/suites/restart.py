@@ -4,7 +4,6 @@ The peers restart a server of forty lines, the best case for them; ours is the w
 
 import json
 import os
-import pathlib
 import subprocess
 import time
 
@@ -59,9 +58,6 @@ def measure_peer(arguments, folder, supervisor):
     folder.mkdir()
     socket = folder / "socket"
     command = supervisor(folder, common.program(arguments.build, "tiny-server"), socket)
-    if not pathlib.Path(command[-2] if command[0].endswith("python3") else command[0]).exists() and \
-            not pathlib.Path(command[0]).exists():
-        raise common.Failure(f"{command[0]} is missing: run scripts/deps")
     process = common.Process(command, folder / "supervisor.log", environment())
     try:
         common.wait_for(command[0], socket.exists, process=process)
@@ -84,6 +80,8 @@ def measure_ours(arguments, folder):
 def run(arguments):
     report = common.Report("restart: from SIGKILL to the first right answer (ms)",
                            ["supervisor", "kills", "p50", "p99", "max", "clients see", "state", "target"])
+    if not (common.PEERS / "complete").exists():
+        raise common.Failure(f"{common.PEERS} is missing: run scripts/deps")
     with common.Folder() as folder:
         peers = {name: measure_peer(arguments, folder / name, supervisor) for name, supervisor in PEERS.items()}
         ours = measure_ours(arguments, folder / "product")

@@ -43,6 +43,9 @@ class ProcessStarter {
  public:
   virtual ~ProcessStarter() = default;
   virtual Result<PidFd> start(const std::vector<std::string>& command) = 0;
+  // Ends a command that is not needed any more: kills it and its process group, and waits a few milliseconds
+  // to reap it. One that takes longer to die stays a zombie of the core.
+  virtual void abandon(PidFd process);
 };
 
 // The kinds that need no protocol. `address` is "HOST:PORT" with a numeric host ("[::1]:53", "127.0.0.1:53"):

@@ -52,16 +52,16 @@ class ProgressMonitor {
 
  private:
   struct Suspicion {
-    ProcessActivity baseline;
+    ProcessActivity baseline;  // taken when something was first seen pending for a whole interval
     ProcessActivity last;
-    std::int64_t since_ns = 0;       // when the baseline was taken
-    int idle_samples = 0;            // in a row: asleep, no CPU used, though work is pending
-    std::int64_t discounted_ns = 0;  // time in which the core itself did not run
+    int idle_samples = 0;  // in a row after the baseline: asleep without having used any CPU
   };
 
-  bool note_progress(const WorkCounters& counters, std::int64_t now_ns);
-  std::optional<Finding> judge(std::int64_t now_ns, const ProcessActivity& activity, std::string& leniency);
-  Finding found(std::int64_t now_ns, std::string evidence);
+  void note_progress(std::int64_t now_ns, const WorkCounters& counters);
+  std::int64_t pending_since(std::int64_t now_ns, const WorkCounters& counters) const;
+  void suspect(const ProcessActivity& activity);
+  std::optional<std::string> judge(std::int64_t overdue_ns, const ProcessActivity& activity,
+                                   std::string& leniency) const;
 
   ProgressPolicy policy_;
   std::uint64_t ping_;
@@ -69,7 +69,7 @@ class ProgressMonitor {
   WorkCounters last_;
   bool has_last_ = false;
   std::int64_t last_progress_ns_ = 0;
-  std::int64_t pending_since_ns_ = 0;  // 0: nothing pending
+  std::int64_t core_late_ns_ = 0;  // while something was pending: time in which the core itself did not run
   bool reported_ = false;
   std::optional<Suspicion> suspicion_;
 };

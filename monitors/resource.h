@@ -3,9 +3,12 @@
 
 #include <sys/types.h>
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "monitors/finding.h"
@@ -47,16 +50,15 @@ class ResourceMonitor {
 
  private:
   enum Cause : unsigned char { kRss, kFds, kCpu };
+  static constexpr std::size_t kCauses = 3;
   void judge(Cause cause, std::optional<Finding> finding, std::vector<Finding>& out);
-  template <typename Value>
-  std::optional<Finding> against_limit(const char* what, Value value, std::uint64_t limit) const;
+  std::optional<Finding> against_limit(Cause cause, std::uint64_t limit) const;
   std::optional<Finding> cpu_without_work() const;
 
   ResourcePolicy policy_;
   std::deque<ResourceSample> samples_;  // oldest first, within the window, at most kMaxSamples
   double cpu_fraction_ = 0;
-  Severity reported_[3] = {};
-  bool has_reported_[3] = {};
+  std::array<std::optional<Severity>, kCauses> reported_;
 };
 
 // Least squares through the samples of the window; when the line reaches `limit`, in ns from the last sample.

@@ -11,8 +11,6 @@
 #include "bulkhead/v1/bulkhead.pb.h"
 #include "runtime/result.h"
 
-struct sqlite3;
-
 namespace bulkhead::supervisor {
 
 class IncidentStore {
@@ -48,21 +46,25 @@ class IncidentStore {
   };
   // Newest first; next_before_id is 0 when there are no more.
   v1::ListIncidentsResponse list(const Query& query);
-  std::uint64_t count(std::string_view component);
+  // Stored ones of a component; empty: all. Cheap.
+  std::uint64_t count(std::string_view component) const;
 
  private:
-  struct Connection;
+  class Database;  // incident_database.h
+
   void open(std::int64_t now_unix_us);
-  bool try_open(const std::string& file);
-  void replace_database(const std::string& why, std::int64_t now_unix_us);
-  std::int64_t try_insert(const v1::Incident& incident);
-  void prune(std::int64_t now_unix_us);
+  Status open_file();
+  void open_memory();
+  // After `error`: a damaged file is renamed aside and a new one begun, anything else continues in memory
+  // with the newest incidents.
+  void replace(const Error& error, std::int64_t now_unix_us);
+  void set_aside(const std::string& why, std::int64_t now_unix_us);
 
   std::string path_;
   Limits limits_;
   bool persistent_ = false;
   std::vector<std::string> trouble_;
-  std::unique_ptr<Connection> db_;
+  std::unique_ptr<Database> db_;
 };
 
 }  // namespace bulkhead::supervisor

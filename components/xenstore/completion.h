@@ -12,27 +12,27 @@ enum class Operation : std::uint8_t {
   kSend = 2,     // subject: slot; base: Slot::sent at submission
   kAccept = 3,   // subject: slot; base: the serial number the connection will get
   kClose = 4,    // subject: slot; base: the connection's serial number
-  kWake = 5,     // base: the incarnation whose descriptor it is
+  kWake = 5,
   kContract = 6,
 };
 
-// Bases are cut to 40 bits: enough to tell "this operation" from "the one before" at one operation of a kind
-// in flight per slot.
+// Bases and incarnations are cut: enough to tell "this operation" from "the one before", since at most one
+// operation of a kind is in flight per slot, and each takeover cancels what its predecessors left.
 struct Ticket {
-  static constexpr std::uint64_t kBaseMask = (std::uint64_t{1} << 40) - 1;
-
   Operation operation;
-  std::uint32_t subject;  // below 2^20
-  std::uint64_t base;
+  std::uint8_t incarnation;  // of the instance that submitted it, modulo 256
+  std::uint32_t subject;     // below 2^20
+  std::uint32_t base;
 
   std::uint64_t encode() const {
-    return static_cast<std::uint64_t>(operation) << 60 | std::uint64_t{subject} << 40 | (base & kBaseMask);
+    return static_cast<std::uint64_t>(operation) << 60 | std::uint64_t{incarnation} << 52 |
+           std::uint64_t{subject} << 32 | base;
   }
   static Ticket decode(std::uint64_t user_data) {
-    return {static_cast<Operation>(user_data >> 60), static_cast<std::uint32_t>(user_data >> 40 & 0xfffff),
-            user_data & kBaseMask};
+    return {static_cast<Operation>(user_data >> 60), static_cast<std::uint8_t>(user_data >> 52),
+            static_cast<std::uint32_t>(user_data >> 32 & 0xfffff), static_cast<std::uint32_t>(user_data)};
   }
-  bool matches(std::uint64_t current) const { return (current & kBaseMask) == base; }
+  bool matches(std::uint64_t current) const { return static_cast<std::uint32_t>(current) == base; }
 };
 
 }  // namespace bulkhead::xenstore

@@ -1,6 +1,5 @@
 #include "components/xenstore/server.h"
 
-#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -15,7 +14,6 @@ namespace bulkhead::xenstore {
 namespace {
 
 constexpr int kRequestsPerTurn = 64;  // of one client, before the others have their turn
-constexpr std::int64_t kAcceptRetry = 100 * kMillisecond;
 constexpr std::int64_t kFindingInterval = kSecond;
 constexpr std::int64_t kMaxDelay = kSecond;
 constexpr std::size_t kSnapshotSlice = 64 * 1024;
@@ -41,6 +39,7 @@ Server::Server(Instance& instance, Custody& custody, Replica& replica, AdoptedRi
 
 Status Server::prepare_ring() {
   ring_.adopt();
+  cancel_everything();
   io_uring_rsrc_register table{};
   table.nr = connections_.capacity();
   table.flags = IORING_RSRC_REGISTER_SPARSE;
@@ -70,8 +69,8 @@ Status Server::take_over(const Takeover& takeover) {
     connections_.unstage(i);
     if (connections_.slot(i).state.load() != SlotState::kFree) used_slots_ = i + 1;
   }
-  // Everything the predecessor had in flight ended with it: the kernel cancels a task's operations before it
-  // gives up the task's robust mutexes. So what is in the queue now is all there will be.
+  // Whatever took effect for the predecessor was posted before the kernel passed its lease on, so it is here
+  // now. What it had waiting (cancelled above) may still be reported, as cancelled, any time later.
   drain_completions();
   resume_connections();
   arm_poll(Operation::kWake, instance_.wake_fd());
@@ -151,115 +150,6 @@ std::int64_t Server::next_deadline() const {
   if (snapshot_) deadline = 1;  // in the past: look at the ring, do not wait
   return deadline;
 }
-
-// ---- completions ----
-
-void Server::drain_completions() {
-  while (const io_uring_cqe* cqe = ring_.peek()) {
-    complete(*cqe);
-    ring_.take();
-  }
-}
-
-void Server::complete(const io_uring_cqe& cqe) {
-  const Ticket ticket = Ticket::decode(cqe.user_data);
-  switch (ticket.operation) {
-    case Operation::kIgnored:
-      return;
-    case Operation::kReceive:
-      return received(ticket, cqe.res);
-    case Operation::kSend:
-      return sent(ticket, cqe.res);
-    case Operation::kAccept:
-      return accepted(ticket, cqe.res);
-    case Operation::kClose:
-      return closed(ticket, cqe.res);
-    case Operation::kWake:
-      if (!ticket.matches(incarnation_)) return;
-      if (faults_.heartbeat_dropped()) {
-        instance_.ignore_ping();
-      } else {
-        instance_.answer_ping();
-      }
-      if ((cqe.flags & IORING_CQE_F_MORE) == 0) arm_poll(Operation::kWake, instance_.wake_fd());
-      return;
-    case Operation::kContract:
-      if (!ticket.matches(incarnation_)) return;
-      if (auto pumped = instance_.pump([this](const auto& order) { obey(order); }); !pumped) {
-        spdlog::error("the core is gone for good ({}): ending", pumped.error().message());
-        ended_ = true;
-      }
-      if ((cqe.flags & IORING_CQE_F_MORE) == 0) arm_poll(Operation::kContract, instance_.contract_fd());
-      return;
-  }
-}
-
-void Server::received(const Ticket& ticket, int result) {
-  kReceiveCompleted.pass();
-  Slot& slot = connections_.slot(ticket.subject);
-  flights_[ticket.subject].receiving = false;
-  const std::uint64_t before = slot.received.load(std::memory_order_relaxed);
-  // A completion is seen twice if its reader died before taking it; the base tells whether it has been
-  // counted.
-  if (result > 0 && ticket.matches(before)) slot.received.store(before + static_cast<std::uint64_t>(result));
-  kReceiveCounted.pass();
-  const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
-  if (result <= 0 && !retry) slot.end_of_input.store(1);
-  if (slot.state.load() == SlotState::kClosing) return begin_close(ticket.subject);
-  mark_ready(ticket.subject);
-  mark_flush(ticket.subject);
-}
-
-void Server::sent(const Ticket& ticket, int result) {
-  kSendCompleted.pass();
-  Slot& slot = connections_.slot(ticket.subject);
-  Flight& flight = flights_[ticket.subject];
-  flight.sending = false;
-  const std::uint64_t before = slot.sent.load(std::memory_order_relaxed);
-  if (result > 0 && ticket.matches(before)) slot.sent.store(before + static_cast<std::uint64_t>(result));
-  kSendCounted.pass();
-  const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
-  if (result < 0 && !retry) flight.broken = true;
-  if (result > 0 && !answered_) {
-    answered_ = true;
-    instance_.vitals().first_answer_ns.store(monotonic_ns());
-  }
-  if (slot.state.load() == SlotState::kClosing) return begin_close(ticket.subject);
-  mark_ready(ticket.subject);  // there may be room again for requests that waited
-  mark_flush(ticket.subject);
-}
-
-void Server::accepted(const Ticket& ticket, int result) {
-  kAcceptCompleted.pass();
-  if (accepting_ == ticket.subject) accepting_.reset();
-  if (result < 0) {
-    if (result != -ECANCELED && result != -EAGAIN && result != -EINTR && result != -ECONNABORTED) {
-      spdlog::warn("cannot accept a client: {} (trying again)", std::generic_category().message(-result));
-      accept_again_ns_ = monotonic_ns() + kAcceptRetry;
-    }
-    return;
-  }
-  // Committed by a predecessor that died before taking the completion?
-  if (!ticket.matches(executor_.next_serial())) return;
-  executor_.connect(ticket.subject, 0);
-  kAcceptCommitted.pass();
-  flights_[ticket.subject] = Flight{};
-  used_slots_ = std::max(used_slots_, ticket.subject + 1);
-  mark_flush(ticket.subject);
-}
-
-void Server::closed(const Ticket& ticket, int /*result*/) {
-  // Whatever the result, the table has nothing there any more: EBADF means a predecessor's close had come
-  // through.
-  kCloseCompleted.pass();
-  Slot& slot = connections_.slot(ticket.subject);
-  flights_[ticket.subject].closing = false;
-  if (slot.state.load() != SlotState::kClosing || !ticket.matches(slot.serial.load())) return;
-  slot.state.store(SlotState::kFree);
-  full_ = false;
-}
-
-// ---- execution ----
 
 void Server::mark_ready(std::uint32_t slot) {
   if (flights_[slot].ready) return;
@@ -345,86 +235,6 @@ void Server::begin_close(std::uint32_t index) {
   if (flight.receiving) cancel(Operation::kReceive, index, slot.received.load());
   if (flight.sending) cancel(Operation::kSend, index, slot.sent.load());
 }
-
-// ---- submission ----
-
-void Server::flush() {
-  for (const std::uint32_t slot : std::exchange(flush_, {})) {
-    flights_[slot].flushing = false;
-    if (connections_.slot(slot).state.load(std::memory_order_relaxed) != SlotState::kOpen) continue;
-    arm_send(slot);
-    arm_receive(slot);
-  }
-  arm_accept();
-}
-
-void Server::arm_send(std::uint32_t slot) {
-  Flight& flight = flights_[slot];
-  if (flight.sending || flight.broken || !connections_.output_pending(slot)) return;
-  const auto bytes = connections_.send_source(slot);
-  const std::uint64_t base = connections_.slot(slot).sent.load(std::memory_order_relaxed);
-  io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_send(sqe, static_cast<int>(slot), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-  sqe->flags |= IOSQE_FIXED_FILE;
-  sqe->user_data = Ticket{Operation::kSend, slot, base}.encode();
-  flight.sending = true;
-  kSendQueued.pass();
-}
-
-void Server::arm_receive(std::uint32_t slot) {
-  Flight& flight = flights_[slot];
-  if (flight.receiving || flight.broken ||
-      connections_.slot(slot).end_of_input.load(std::memory_order_relaxed) != 0) {
-    return;
-  }
-  const auto space = connections_.receive_space(slot);
-  if (space.empty()) return;
-  const std::uint64_t base = connections_.slot(slot).received.load(std::memory_order_relaxed);
-  io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_recv(sqe, static_cast<int>(slot), space.data(), space.size(), 0);
-  sqe->flags |= IOSQE_FIXED_FILE;
-  sqe->user_data = Ticket{Operation::kReceive, slot, base}.encode();
-  flight.receiving = true;
-}
-
-void Server::arm_accept() {
-  if (accepting_) return;
-  if (accept_again_ns_ != 0) {
-    if (monotonic_ns() < accept_again_ns_) return;
-    accept_again_ns_ = 0;
-  }
-  const CustodyEntry* listener = instance_.custody("listener");
-  if (listener == nullptr || full_) return;
-  std::uint32_t slot = 0;
-  while (slot < connections_.capacity() && connections_.slot(slot).state.load() != SlotState::kFree) ++slot;
-  full_ = slot == connections_.capacity();
-  if (full_) return;  // clients wait in the listener's backlog
-  io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_accept_direct(sqe, listener->fd.get(), nullptr, nullptr, 0, slot);
-  sqe->user_data = Ticket{Operation::kAccept, slot, executor_.next_serial()}.encode();
-  accepting_ = slot;
-}
-
-void Server::arm_close(std::uint32_t slot) {
-  flights_[slot].closing = true;
-  io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_close_direct(sqe, slot);
-  sqe->user_data = Ticket{Operation::kClose, slot, connections_.slot(slot).serial.load()}.encode();
-}
-
-void Server::arm_poll(Operation operation, BorrowedFd fd) {
-  io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_poll_multishot(sqe, fd.get(), POLLIN);
-  sqe->user_data = Ticket{operation, 0, incarnation_}.encode();
-}
-
-void Server::cancel(Operation operation, std::uint32_t slot, std::uint64_t base) {
-  io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_cancel64(sqe, Ticket{operation, slot, base}.encode(), 0);
-  sqe->user_data = Ticket{Operation::kIgnored, 0, 0}.encode();
-}
-
-// ---- the rest ----
 
 void Server::housekeeping(std::int64_t now) {
   Vitals& vitals = instance_.vitals();

@@ -51,11 +51,14 @@ class Server {
   void resume_connections();
   void forget_connections_of_lost_ring();
 
+  Ticket ticket(Operation operation, std::uint32_t slot, std::uint64_t base) const;
+  bool own(const Ticket& t) const { return t.incarnation == static_cast<std::uint8_t>(incarnation_); }
+
   void complete(const io_uring_cqe& cqe);
-  void received(const Ticket& ticket, int result);
-  void sent(const Ticket& ticket, int result);
-  void accepted(const Ticket& ticket, int result);
-  void closed(const Ticket& ticket, int result);
+  void received(const Ticket& told, int result);
+  void sent(const Ticket& told, int result);
+  void accepted(const Ticket& told, int result);
+  void closed(const Ticket& told, int result);
   void drain_completions();
 
   void mark_ready(std::uint32_t slot);
@@ -72,6 +75,7 @@ class Server {
   void arm_close(std::uint32_t slot);
   void arm_poll(Operation operation, BorrowedFd fd);
   void cancel(Operation operation, std::uint32_t slot, std::uint64_t base);
+  void cancel_everything();
 
   void housekeeping(std::int64_t now);
   void keep_journal_short();

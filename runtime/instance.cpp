@@ -1,7 +1,9 @@
 #include "runtime/instance.h"
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <poll.h>
+#include <sys/syscall.h>
 
 #include <charconv>
 #include <cstdlib>
@@ -25,6 +27,11 @@ Result<UniqueFd> inherited_fd(const char* variable) {
   }
   if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return os_failure(std::string(variable) + "=" + text);
   return UniqueFd(fd);
+}
+
+bool same_open_file(BorrowedFd a, BorrowedFd b) {
+  const pid_t self = ::getpid();
+  return ::syscall(SYS_kcmp, self, self, KCMP_FILE, a.get(), b.get()) == 0;
 }
 
 void drain(BorrowedFd eventfd) {
@@ -120,7 +127,11 @@ Status Instance::take(const contract::ToInstance& message, std::vector<UniqueFd>
     }
     case contract::ToInstance::kDeposited:
       if (fds.size() != 1) return failure(ErrorKind::kInvalid, "a custody item came without its descriptor");
-      custody_[message.deposited().name()] = {message.deposited().kind(), std::move(fds[0])};
+      if (CustodyEntry& entry = custody_[message.deposited().name()];
+          // A restarted core may repeat an item; the descriptor that is in use stays.
+          !entry.fd.valid() || !same_open_file(entry.fd.borrow(), fds[0].borrow())) {
+        entry = {message.deposited().kind(), std::move(fds[0])};
+      }
       return {};
     case contract::ToInstance::kCustodyComplete:
       complete_ = true;

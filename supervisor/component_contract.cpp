@@ -1,0 +1,200 @@
+// The contract with the component's instances: what they say and what they are told.
+#include <algorithm>
+
+#include "runtime/clock.h"
+#include "supervisor/component.h"
+
+namespace bulkhead::supervisor {
+namespace {
+
+constexpr std::int64_t kQueryDeadline = 2 * kSecond;
+constexpr std::size_t kMaxQueries = 64;
+constexpr int kMaxNames = 256;  // crash points and fault kinds of a Hello
+constexpr std::size_t kMaxTextBytes = 1024;
+
+// What an instance says about itself is kept in the manifest: bounded.
+contract::Hello bounded(contract::Hello hello) {
+  while (hello.crash_points_size() > kMaxNames) hello.mutable_crash_points()->RemoveLast();
+  while (hello.fault_kinds_size() > kMaxNames) hello.mutable_fault_kinds()->RemoveLast();
+  for (std::string& name : *hello.mutable_crash_points()) name.resize(std::min<std::size_t>(name.size(), 64));
+  for (std::string& name : *hello.mutable_fault_kinds()) name.resize(std::min<std::size_t>(name.size(), 64));
+  hello.mutable_program_version()->resize(std::min<std::size_t>(hello.program_version().size(), 64));
+  return hello;
+}
+
+std::string bounded(const std::string& text) {
+  return text.substr(0, kMaxTextBytes);
+}
+
+}  // namespace
+
+Instance* Component::find_instance(std::uint64_t id) {
+  const auto found = instances_.find(id);
+  return found == instances_.end() ? nullptr : found->second.get();
+}
+
+Result<Instance*> Component::target(const std::string& which) {
+  if (!which.empty() && which != "active" && which != "standby") {
+    return failure(ErrorKind::kInvalid, "unknown target '" + which + "'; expected active or standby");
+  }
+  Instance* instance = which == "standby" ? standby() : active();
+  if (instance != nullptr) return instance;
+  return failure(ErrorKind::kRefused,
+                 name() + " has no " + (which.empty() ? "active" : which) + " instance now");
+}
+
+void Component::on_message(Instance& instance, const contract::FromInstance& message,
+                           std::vector<UniqueFd> fds) {
+  switch (message.body_case()) {
+    case contract::FromInstance::kHello:
+      instance.hello = bounded(message.hello());
+      return services_.changed(name());
+    case contract::FromInstance::kDeposit:
+      return on_deposit(instance, message.deposit(), std::move(fds));
+    case contract::FromInstance::kWithdraw:
+      return on_withdraw(message.withdraw());
+    case contract::FromInstance::kReady:
+      return on_ready(instance);
+    case contract::FromInstance::kActive:
+      return on_active(instance, message.active());
+    case contract::FromInstance::kFinding:
+      return on_instance_finding(message.finding());
+    case contract::FromInstance::kReply:
+      return on_reply(message.reply());
+    case contract::FromInstance::kFaultRefused:
+      return services_.faults.refused(message.fault_refused().id(), bounded(message.fault_refused().why()));
+    case contract::FromInstance::BODY_NOT_SET:
+      return;
+  }
+}
+
+void Component::on_deposit(Instance& instance, const contract::CustodyItem& item, std::vector<UniqueFd> fds) {
+  contract::ToInstance answer;
+  UniqueFd fd = fds.size() == 1 ? std::move(fds[0]) : UniqueFd();
+  auto held = custody_.deposit(item.name(), item.kind(), std::move(fd), instance.id, wall_us());
+  if (!held) {
+    answer.mutable_deposit_refused()->set_name(bounded(item.name()));
+    answer.mutable_deposit_refused()->set_why(held.error().message());
+    services_.events.note(v1::Event::KIND_CUSTODY, name(), incarnation_,
+                          "refused " + bounded(item.name()) + ": " + held.error().message());
+    return instance.link->send(std::move(answer));
+  }
+  // The others first: once the depositor knows, a successor must be able to know too.
+  for (auto& [id, other] : instances_) {
+    if (other.get() != &instance && other->custody_sent) other->link->send_item(item.name(), item.kind());
+  }
+  answer.mutable_deposit_accepted()->set_name(item.name());
+  instance.link->send(std::move(answer));
+}
+
+void Component::on_withdraw(const std::string& item) {
+  const HeldItem* held = custody_.find(item);
+  // Repeated by a depositor that got no answer, or one of the core's own items: nothing to do.
+  if (held == nullptr || held->depositor == 0) return;
+  (void)custody_.withdraw(item);  // it is there
+}
+
+void Component::on_ready(Instance& instance) {
+  if (instance.role == Role::kFormer) return;
+  instance.ready = true;
+  surveillance_->watch_progress(instance);
+  services_.changed(name());
+  const std::string cause = "process " + std::to_string(instance.process.pid()) + " is ready";
+  if (instance.role == Role::kStandby) {
+    standby_backoff_.served(services_.loop.now());
+    feed_standby(StandbyEvent::kReady);
+    if (renewing_) hand_over_renewed();
+    return;
+  }
+  // A native component's owner says Active as well, which counts.
+  if (config_.kind == ComponentKind::kNative) return;
+  if (started_once_) ++restarts_;
+  feed(Event::kReady, cause);
+}
+
+void Component::hand_over_renewed() {
+  renewing_ = false;
+  if (state_ != State::kServing) return;
+  why_ = planned_cause("restart requested by an operator");
+  feed(Event::kHandOverRequested, "the new standby is ready");
+}
+
+void Component::on_active(Instance& instance, const contract::Active& message) {
+  // Stale: of an owner that has been succeeded already, or repeated.
+  if (message.incarnation() <= incarnation_) return;
+  Instance* before = active();
+  takeover_ = message;
+  takeover_->set_blamed_client(bounded(message.blamed_client()));
+  const bool takes_over = before != &instance;
+  Event event = takes_over ? Event::kSuccessorServing : Event::kReady;
+  if (takes_over && state_ == State::kServing && before != nullptr) {
+    // The kernel was faster than the exit: the ladder is asked now, for the exit will be no event any more.
+    why_ = cause_of(*before, "the lease passed on");
+    event = decide(event, true);
+  }
+  if (takes_over && before != nullptr) supersede(*before);
+  if (instance.role == Role::kStandby) feed_standby(StandbyEvent::kPromoted);
+  if (started_once_) ++restarts_;
+  instance.role = Role::kActive;
+  instance.ready = true;
+  incarnation_ = message.incarnation();
+  surveillance_->watch_progress(instance);
+  const bool served = state_ == State::kServing;
+  feed(event, "process " + std::to_string(instance.process.pid()) + " owns it" +
+                  (message.note().empty() ? "" : ": " + bounded(message.note())));
+  if (served && state_ == State::kServing) serving_began();
+}
+
+void Component::on_instance_finding(const contract::Finding& finding) {
+  std::string text = bounded(finding.finding()) + ": " + bounded(finding.evidence());
+  if (!finding.client().empty()) text += " (client " + bounded(finding.client()) + ")";
+  services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_, std::move(text));
+}
+
+void Component::send_all(const contract::ToInstance& message) {
+  for (auto& [id, instance] : instances_) {
+    if (instance->link) instance->link->send(message);
+  }
+}
+
+// ---- queries ----
+
+void Component::query(const std::string& what, Reply reply) {
+  Instance* instance = active();
+  if (instance == nullptr || !instance->link || !instance->ready) {
+    return reply(failure(ErrorKind::kRefused, name() + " has no active instance to ask"));
+  }
+  if (queries_.size() >= kMaxQueries) {
+    return reply(failure(ErrorKind::kExhausted, name() + " has too many questions to answer"));
+  }
+  const std::uint64_t id = ++last_query_;
+  queries_.emplace(id, std::move(reply));
+  contract::ToInstance message;
+  message.mutable_query()->set_id(id);
+  message.mutable_query()->set_what(what);
+  instance->link->send(std::move(message));
+  services_.loop.after(kQueryDeadline, [this, id] {
+    answer_query(id, failure(ErrorKind::kTimeout, name() + " does not answer"));
+  });
+}
+
+void Component::answer_query(std::uint64_t id, Result<std::string> answer) {
+  const auto found = queries_.find(id);
+  if (found == queries_.end()) return;
+  const Reply reply = std::move(found->second);
+  queries_.erase(found);
+  reply(std::move(answer));
+}
+
+void Component::on_reply(const contract::QueryReply& reply) {
+  if (reply.error().empty()) return answer_query(reply.id(), reply.body());
+  answer_query(reply.id(), failure(ErrorKind::kFailed, bounded(reply.error())));
+}
+
+void Component::fail_queries() {
+  while (!queries_.empty()) {
+    answer_query(queries_.begin()->first, failure(ErrorKind::kDisconnected, name() + " was being recovered"));
+  }
+}
+
+}  // namespace bulkhead::supervisor

@@ -1,0 +1,196 @@
+// What happens when an instance ends or a monitor finds something.
+#include <algorithm>
+
+#include "monitors/exit.h"
+#include "runtime/clock.h"
+#include "supervisor/component.h"
+
+namespace bulkhead::supervisor {
+namespace {
+
+using recovery::Rung;
+
+constexpr std::int64_t kLostGrace = kSecond;  // between a closed contract and the end of its process
+
+}  // namespace
+
+Instance* Component::active() {
+  for (auto& [id, instance] : instances_) {
+    if (instance->role == Role::kActive) return instance.get();
+  }
+  return nullptr;
+}
+
+Instance* Component::standby() {
+  for (auto& [id, instance] : instances_) {
+    if (instance->role == Role::kStandby) return instance.get();
+  }
+  return nullptr;
+}
+
+// The instance that owns the component or is to own it, whether or not the core has been told.
+Instance* Component::owner() {
+  if (Instance* instance = active(); instance != nullptr) return instance;
+  if (!lease_) return nullptr;
+  const pid_t pid = lease_->owner().pid;
+  for (auto& [id, instance] : instances_) {
+    if (instance->process.pid() == pid) return instance.get();
+  }
+  return standby();
+}
+
+recovery::LadderPolicy Component::ladder_policy() const {
+  recovery::LadderPolicy policy;
+  policy[Rung::kHandOver] = {config_.standby, config_.restart.hand_over_budget};
+  policy[Rung::kRebuild] = {true, config_.restart.budget};
+  policy.window_ns = config_.restart.window_ns;
+  return policy;
+}
+
+Cause Component::cause_of(const Instance& instance, const std::string& evidence) const {
+  Cause cause("exit", evidence, 0, services_.loop.now());
+  if (instance.id == yielding_) return yield_cause_;
+  if (instance.finding) {
+    cause.finding = instance.finding->monitor;
+    cause.evidence = instance.finding->evidence;
+    cause.failed_ns = instance.finding->since_ns;
+    cause.found_ns = instance.finding->found_ns;
+  } else if (instance.link) {
+    // The last sign of life; at most one check interval before the end.
+    cause.failed_ns = std::min(instance.link->vitals().heartbeat_ns.load(), cause.found_ns);
+  }
+  if (const auto fault = services_.faults.on(instance.id)) {
+    cause.deliberate = true;
+    cause.fault = fault->kind() + (fault->argument().empty() ? "" : " " + fault->argument());
+    const std::int64_t injected = monotonic_ns() - (wall_us() - fault->injected_unix_us()) * kMicrosecond;
+    // A fault that takes effect at once dates the failure exactly.
+    if (fault->kind() != "crash-at" && fault->kind() != "leak" && fault->kind() != "fdleak") {
+      cause.failed_ns = std::min(injected, cause.found_ns);
+    }
+  }
+  return cause;
+}
+
+// Asks the ladder and returns the event for what it says: `otherwise` if that is what would happen anyway.
+Event Component::decide(Event otherwise, bool standby_present) {
+  const recovery::Situation situation{standby_present, false, why_.deliberate};
+  step_ = recovery::take_step(ladder_policy(), history_, situation, services_.loop.now());
+  services_.events.note(v1::Event::KIND_LADDER_STEP, name(), incarnation_,
+                        std::string(name_of(step_->rung)) + ": " + step_->why);
+  if (step_->rung == Rung::kIsolate) return Event::kBudgetExhausted;
+  if (!standby_present || step_->rung == Rung::kHandOver) return otherwise;
+  return Event::kRebuildRequired;
+}
+
+void Component::on_exit(std::uint64_t id, const ExitStatus& exit) {
+  const auto found = instances_.find(id);
+  if (found == instances_.end()) return;
+  const std::unique_ptr<Instance> instance = std::move(found->second);
+  instances_.erase(found);
+  services_.loop.unwatch(instance->process.fd());
+  if (instance->output) instance->output->drain();
+  if (instance->error_output) instance->error_output->drain();
+  const std::string evidence = monitors::describe_exit(exit);
+  services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_,
+                        "process " + std::to_string(instance->process.pid()) + ": " + evidence);
+  switch (instance->role) {
+    case Role::kActive:
+      active_ended(*instance, exit, evidence);
+      break;
+    case Role::kStandby:
+      standby_ended(*instance, evidence);
+      break;
+    case Role::kFormer:
+      if (instance->id == superseded_) outage_.add_evidence(evidence);
+      break;
+  }
+  services_.faults.instance_gone(id);
+  forget(*instance);
+  if (instance->id == yielding_) yielding_ = 0;
+  end_if_alone();
+  services_.changed(name());
+}
+
+bool Component::ended_for_good(const ExitStatus& exit) const {
+  if (config_.kind != ComponentKind::kForeign) return false;
+  if (config_.restart.policy == RestartPolicy::kNever) return true;
+  return config_.restart.policy == RestartPolicy::kOnFailure && monitors::ended_well(exit);
+}
+
+void Component::active_ended(const Instance& instance, const ExitStatus& exit, const std::string& evidence) {
+  fail_queries();
+  if (state_ == State::kStopping || state_ == State::kIsolated) return;
+  if (ended_for_good(exit) && !instance.finding) return feed(Event::kEndedForGood, evidence);
+  why_ = cause_of(instance, evidence);
+  owner_ended(evidence);
+}
+
+void Component::owner_ended(const std::string& evidence) {
+  const bool heir = standby() != nullptr;
+  feed(decide(heir ? Event::kActiveExitedStandbyTakesOver : Event::kActiveExitedAlone, heir), evidence);
+}
+
+void Component::standby_ended(const Instance& instance, const std::string& evidence) {
+  if (state_ == State::kStopping || state_ == State::kIsolated) return;
+  if (active() == nullptr && state_ == State::kRecovering) {
+    // It was the heir: nobody is left.
+    why_ = cause_of(instance, "the successor too: " + evidence);
+    feed_standby(StandbyEvent::kUnwanted);
+    return owner_ended(evidence);
+  }
+  standby_failed(instance, evidence);
+  feed_standby(StandbyEvent::kExited);
+}
+
+// An incident of its own, closed at once: nobody but the next failure would have noticed.
+void Component::standby_failed(const Instance& instance, const std::string& evidence) {
+  const Cause cause = cause_of(instance, "standby: " + evidence);
+  Outage aside(services_.incidents);
+  ++incidents_;
+  aside.begin(name(), incarnation_, cause);
+  aside.step("renew the standby", "renew the standby, with back-off");
+  aside.end("recovered", cause.failed_ns);
+}
+
+void Component::on_lost(std::uint64_t id, const std::string& why) {
+  services_.loop.after(kLostGrace, [this, id, why] {
+    const std::int64_t now = services_.loop.now();
+    on_found(id, {"contract", monitors::Severity::kFailed, why, now - kLostGrace, now});
+  });
+}
+
+void Component::on_found(std::uint64_t id, const monitors::Finding& finding) {
+  Instance* instance = id == 0 ? active() : find_instance(id);
+  if (instance == nullptr || instance->role == Role::kFormer || instance->ending) return;
+  services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_,
+                        finding.monitor + ": " + finding.evidence);
+  if (finding.severity == monitors::Severity::kWarning) return;
+  const bool leads = instance == owner();
+  if (leads) complaint_ = finding.monitor + ": " + finding.evidence;
+  services_.changed(name());
+  if (finding.severity == monitors::Severity::kSuspect) {
+    if (leads) return hand_over_suspect(finding);
+    return;
+  }
+  instance->finding = finding;
+  if (!leads) {
+    standby_failed(*instance, finding.evidence);
+    return feed_standby(StandbyEvent::kFinding);
+  }
+  why_ = cause_of(*instance, finding.evidence);
+  feed(Event::kFinding, complaint_);
+}
+
+// It still works: a planned hand over before it fails, if that is possible and the budget allows it.
+void Component::hand_over_suspect(const monitors::Finding& finding) {
+  if (state_ != State::kServing || !facts().standby_ready) return;
+  const recovery::Situation situation{true, false, false};
+  auto step = recovery::next_step(ladder_policy(), history_, situation, services_.loop.now());
+  if (step.rung != Rung::kHandOver) return;
+  step_ = recovery::take_step(ladder_policy(), history_, situation, services_.loop.now());
+  const std::int64_t now = monotonic_ns();
+  why_ = Cause(finding.monitor, finding.evidence, now, now);
+  feed(Event::kHandOverRequested, finding.monitor + ": " + finding.evidence);
+}
+
+}  // namespace bulkhead::supervisor

@@ -1,0 +1,392 @@
+#include "supervisor/core.h"
+
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <ranges>
+
+#include "runtime/clock.h"
+#include "runtime/crash_point.h"
+#include "runtime/seqpacket.h"
+#include "supervisor/log.h"
+
+namespace bulkhead::supervisor {
+namespace {
+
+CrashPoint edge_before_launch{"core-edge-before-launch"};
+CrashPoint stop_before_cleanup{"core-stop-before-cleanup"};
+
+constexpr int kEdgeNumber = 3;
+constexpr int kListenNumber = 4;
+constexpr const char* kEdgePart = "/edge";
+
+Result<ManifestMemory> manifest_memory(Inheritance& inheritance, const FdStore& store) {
+  if (inheritance.memory) return std::move(*inheritance.memory);
+  auto memory = ManifestMemory::create();
+  if (!memory) return memory;
+  if (auto parked = store.park(kManifestName, memory->fd()); !parked) return forward(std::move(parked));
+  return memory;
+}
+
+std::optional<gid_t> group_of(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  auto group = resolve_group(name);
+  if (group) return *group;
+  spdlog::warn("api.group: {}; only root may change things", group.error().message());
+  return std::nullopt;
+}
+
+std::vector<std::string> edge_arguments(const TcpConfig& tcp) {
+  if (tcp.address.empty()) return {};
+  return {"--tcp=" + tcp.address, "--tls-cert=" + tcp.cert, "--tls-key=" + tcp.key,
+          "--tls-client-ca=" + tcp.client_ca};
+}
+
+Status make_directory(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (!error) return {};
+  return failure(ErrorKind::kFailed, "cannot make directory " + path + ": " + error.message());
+}
+
+}  // namespace
+
+// ---- at start ----
+
+Result<std::unique_ptr<Core>> Core::create(Config config, FdStore store) {
+  for (const std::string& directory : {config.supervisor.runtime_dir, config.supervisor.state_dir}) {
+    if (auto made = make_directory(directory); !made) return forward(std::move(made));
+  }
+  auto loop = EventLoop::create();
+  if (!loop) return forward(std::move(loop));
+  Inheritance inheritance = sort_inheritance(store.take_inherited());
+  const bool restarted = inheritance.memory.has_value();
+  auto memory = manifest_memory(inheritance, store);
+  if (!memory) return forward(std::move(memory));
+  std::unique_ptr<Core> core(new Core(std::move(config), std::move(store), std::move(*loop),
+                                      std::move(inheritance), std::move(*memory)));
+  core->restarted_ = restarted;
+  if (auto watched = core->watch_signals(); !watched) return forward(std::move(watched));
+  core->build_components();
+  if (auto adopted = core->adopt(); !adopted) return forward(std::move(adopted));
+  return core;
+}
+
+Core::Core(Config config, FdStore store, EventLoop loop, Inheritance inheritance, ManifestMemory memory)
+    : config_(std::move(config)),
+      store_(std::move(store)),
+      loop_(std::move(loop)),
+      inheritance_(std::move(inheritance)),
+      memory_(std::move(memory)),
+      facts_{inheritance_.manifest.generation() + 1, wall_us() / 1000},
+      cgroups_(CgroupTree::detect()),
+      events_(std::max<std::uint64_t>(inheritance_.manifest.next_event(), 1)),
+      incidents_(IncidentStore(config_.supervisor.state_dir + "/incidents.db",
+                               {config_.incidents.max_age_ns / kMicrosecond, config_.incidents.max_count},
+                               wall_us())),
+      faults_(
+          loop_, events_, [this] { persist(); },
+          [this](const std::string& component, std::uint64_t instance) -> Instance* {
+            Component* found = registry_.find(component);
+            return found == nullptr ? nullptr : found->find_instance(instance);
+          }),
+      services_(services()),
+      last_instance_(inheritance_.manifest.last_instance()) {
+  if (!cgroups_.note().empty()) spdlog::info("control groups: {}", cgroups_.note());
+  manager_ = std::make_unique<ServiceManager>(loop_, store_);
+}
+
+Core::~Core() = default;
+
+Services Core::services() {
+  return {loop_,
+          store_,
+          memory_,
+          events_,
+          incidents_,
+          faults_,
+          config_,
+          [this] { persist(); },
+          [this](const std::string& component) { changed(component); },
+          [this] { return ++last_instance_; },
+          [this](const std::string& component) {
+            const Component* found = registry_.find(component);
+            return found != nullptr && found->facts().ready;
+          }};
+}
+
+void Core::build_components() {
+  const std::optional<gid_t> group = group_of(config_.api.group);
+  service_.emplace(registry_, events_, incidents_, faults_, facts_,
+                   Authorisation{group, config_.api.tcp.admins});
+  api_ =
+      std::make_unique<ApiLink>(loop_, [this](const std::shared_ptr<Call>& call) { service_->handle(call); });
+  for (const ComponentConfig& component : config_.components) add_component(component, std::nullopt, {});
+  ComponentConfig& edge = config_.api.process;
+  edge.enabled = config_.api.enabled;
+  edge.socket = config_.api.socket;
+  edge.socket_mode = config_.api.socket_mode;
+  edge.readiness.type = CheckType::kNotify;
+  for (std::string& argument : edge_arguments(config_.api.tcp)) edge.args.push_back(std::move(argument));
+  add_component(edge, group, edge_extra());
+}
+
+void Core::add_component(const ComponentConfig& config, std::optional<gid_t> group, InstanceExtra extra) {
+  InstanceLauncher launcher(config, config_.supervisor, cgroups_, !store_.durable());
+  for (const std::string& note : launcher.notes()) spdlog::info("{}: {}", config.name, note);
+  registry_.add(std::make_unique<Component>(config, services_, std::move(launcher), group, std::move(extra)));
+}
+
+// The edge is a component like any other, but for a socket to the core and the listening socket.
+InstanceExtra Core::edge_extra() {
+  return {.before_launch =
+              [this](Instance& instance, InstanceLauncher::Addition& addition) {
+                return prepare_edge(instance, addition);
+              },
+          .launched =
+              [this](Instance& instance) {
+                edge_far_end_.reset();
+                if (auto attached = api_->attach(instance.edge.borrow()); !attached) {
+                  spdlog::error("api: {}", attached.error().message());
+                }
+              },
+          .ended =
+              [this](const Instance& instance) {
+                if (api_->socket().get() == instance.edge.get()) api_->detach();
+              }};
+}
+
+Status Core::prepare_edge(Instance& instance, InstanceLauncher::Addition& addition) {
+  const std::string& name = config_.api.process.name;
+  auto pair = seqpacket_pair();
+  if (!pair) return forward(std::move(pair));
+  instance.edge = std::move(pair->first);
+  edge_far_end_ = std::move(pair->second);
+  const HeldItem* listener = registry_.find(name)->custody().find("listener");
+  if (listener == nullptr) return failure(ErrorKind::kRefused, "its listening socket is missing");
+  auto parked = store_.park(parked_prefix(name, instance.id) + kEdgePart, instance.edge.borrow());
+  if (!parked) return parked;
+  edge_before_launch.pass();
+  addition.descriptors.push_back({edge_far_end_.borrow(), kEdgeNumber});
+  addition.descriptors.push_back({listener->fd.borrow(), kListenNumber});
+  addition.environment.push_back("BULKHEAD_EDGE_FD=" + std::to_string(kEdgeNumber));
+  addition.environment.push_back("BULKHEAD_LISTEN_FD=" + std::to_string(kListenNumber));
+  return {};
+}
+
+Status Core::adopt() {
+  memory_.count_death();
+  for (const manifest::v1::Component& record : inheritance_.manifest.components()) {
+    Component* component = registry_.find(record.name());
+    if (component == nullptr) {
+      drop_component(record);
+    } else {
+      component->adopt(record);
+    }
+  }
+  for (const auto& component : registry_.all()) {
+    if (auto ready = adopt_items(*component); !ready) return ready;
+  }
+  for (const manifest::v1::Component& record : inheritance_.manifest.components()) {
+    Component* component = registry_.find(record.name());
+    if (component == nullptr) continue;
+    for (const manifest::v1::Instance& instance : record.instances()) adopt_instance(*component, instance);
+  }
+  drop_rest();
+  faults_.undo_restored(inheritance_.manifest);
+  persist();
+  return {};
+}
+
+Status Core::adopt_items(Component& component) {
+  for (FdStore::Entry& entry : std::exchange(inheritance_.items[component.name()], {})) {
+    const std::string name = entry.name;
+    if (auto kept = component.adopt_item(std::move(entry)); !kept) {
+      spdlog::warn("dropping {} from the descriptor store: {}", name, kept.error().message());
+      store_.remove(name);
+    }
+  }
+  return component.prepare();
+}
+
+void Core::adopt_instance(Component& component, const manifest::v1::Instance& record) {
+  const auto key = std::pair(component.name(), record.id());
+  auto& parts = inheritance_.instances[key];
+  if (record.pid() != 0) {
+    auto adopted = component.adopt_instance(record, parts);
+    if (adopted) {
+      ++adopted_;
+      inheritance_.instances.erase(key);
+      return;
+    }
+    spdlog::warn("{}: cannot re-adopt process {}: {}", component.name(), record.pid(),
+                 adopted.error().message());
+  }
+  // Started, perhaps, by a core that died before it could say so: it owns nothing and nobody knows it.
+  for (const PidFd& orphan : find_orphans(component.name(), record.id())) {
+    spdlog::warn("{}: ending process {}, whose start was not completed", component.name(), orphan.pid());
+    (void)orphan.signal(SIGKILL);  // it may have ended by itself
+  }
+}
+
+void Core::drop_component(const manifest::v1::Component& record) {
+  spdlog::warn("{} is not configured any more: ending its processes, dropping its custody", record.name());
+  for (const manifest::v1::Instance& instance : record.instances()) {
+    UniqueFd process = std::move(inheritance_.instances[{record.name(), instance.id()}]["process"]);
+    if (process.valid()) (void)PidFd(instance.pid(), std::move(process)).signal(SIGKILL);
+  }
+}
+
+// What is still in the inheritance belongs to nobody.
+void Core::drop_rest() {
+  const auto drop = [this](const std::string& name) {
+    spdlog::warn("dropping {} from the descriptor store: nobody knows it", name);
+    store_.remove(name);
+  };
+  for (const std::string& name : inheritance_.unknown) drop(name);
+  for (const auto& [component, entries] : inheritance_.items) {
+    for (const FdStore::Entry& entry : entries) drop(entry.name);
+  }
+  for (const auto& [key, parts] : inheritance_.instances) {
+    for (const auto& [part, fd] : parts) drop(parked_prefix(key.first, key.second) + "/" + part);
+  }
+  inheritance_.items.clear();
+  inheritance_.instances.clear();
+  inheritance_.unknown.clear();
+}
+
+void Core::tell_restart() {
+  const std::string text = "core restarted: generation " + std::to_string(facts_.generation) + ", " +
+                           std::to_string(adopted_) + " processes re-adopted";
+  events_.note(v1::Event::KIND_SUPERVISOR, "", 0, text);
+  v1::Incident incident;
+  incident.set_finding("core");
+  incident.set_deliberate(inheritance_.manifest.left_running());
+  incident.set_evidence(incident.deliberate() ? "the core was restarted on request"
+                                              : "the core ended unexpectedly");
+  incident.add_steps("re-adopt " + std::to_string(adopted_) + " processes");
+  incident.set_detection_us(-1);
+  incident.set_outcome("recovered");
+  incident.set_next_step("re-adopt");
+  incidents_.open(std::move(incident));
+}
+
+Status Core::watch_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int number : {SIGTERM, SIGINT, SIGUSR2, SIGHUP}) ::sigaddset(&set, number);
+  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  signals_.reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_.valid()) return os_failure("cannot watch signals");
+  return loop_.watch(signals_.borrow(), EPOLLIN, [this](std::uint32_t) {
+    signalfd_siginfo info{};
+    if (::read(signals_.get(), &info, sizeof info) == sizeof info)
+      on_signal(static_cast<int>(info.ssi_signo));
+  });
+}
+
+// ---- running ----
+
+Result<int> Core::run() {
+  if (restarted_) {
+    tell_restart();
+  } else {
+    events_.note(v1::Event::KIND_SUPERVISOR, "", 0, "core started: " + registry_.names());
+  }
+  inheritance_.manifest.Clear();
+  for (const auto& component : registry_.all()) component->begin();
+  persist();
+  end_turn();
+  if (auto ran = loop_.run(); !ran) return forward(std::move(ran), "the event loop failed");
+  return leaving_ ? kLeftRunning : 0;
+}
+
+void Core::on_signal(int signal_number) {
+  switch (signal_number) {
+    case SIGTERM:
+    case SIGINT:
+      if (std::exchange(stopping_, true)) return;
+      spdlog::info("ending: all components first");
+      manager_->stopping();
+      return stop_in_order();
+    case SIGUSR2:
+      return leave_running();
+    default:
+      return;  // SIGHUP: the log level is changed through the API
+  }
+}
+
+void Core::leave_running() {
+  if (!store_.durable()) {
+    spdlog::warn("not leaving: there is no descriptor store that would keep the components' descriptors");
+    return;
+  }
+  spdlog::info("leaving; the components stay");
+  leaving_ = true;
+  persist();
+  loop_.stop();
+}
+
+void Core::stop_in_order() {
+  bool any = false;
+  for (const auto& component : registry_.all() | std::views::reverse) {
+    const bool running = component->facts().running;
+    any = any || running || component->state() == State::kStopping;
+    const bool edge = component->name() == config_.api.process.name;
+    const bool last = edge && std::ranges::any_of(registry_.all(), [&](const auto& other) {
+                        return other.get() != component.get() && other->facts().running;
+                      });
+    if (component->facts().wanted && registry_.dependants_gone(component->name()) && !last)
+      component->shut_down();
+  }
+  if (any) return;
+  stop_before_cleanup.pass();
+  for (const auto& component : registry_.all()) component->release_custody();
+  store_.remove(kManifestName);
+  loop_.stop();
+}
+
+void Core::persist() {
+  manifest::v1::Manifest manifest;
+  manifest.set_generation(facts_.generation);
+  for (const auto& component : registry_.all()) *manifest.add_components() = component->record();
+  faults_.record(manifest);
+  manifest.set_next_event(events_.next_sequence());
+  manifest.set_last_instance(last_instance_);
+  manifest.set_left_running(leaving_);
+  if (auto written = memory_.write(manifest); !written) spdlog::error("{}", written.error().message());
+}
+
+void Core::changed(const std::string& component) {
+  changed_.insert(component);
+  if (std::exchange(turn_ending_, true)) return;
+  loop_.after(0, [this] { end_turn(); });
+}
+
+void Core::end_turn() {
+  turn_ending_ = false;
+  persist();
+  for (const std::string& name : std::exchange(changed_, {})) {
+    if (const Component* component = registry_.find(name)) registry_.changes().publish(component->describe());
+  }
+  // Whoever waits for a component that has just become ready.
+  for (const auto& component : registry_.all()) component->check_dependencies();
+  if (stopping_) stop_in_order();
+  update_status();
+}
+
+void Core::update_status() {
+  std::string text;
+  bool settled = true;
+  for (const auto& component : registry_.all()) {
+    settled = settled && component->settled();
+    text += (text.empty() ? "" : ", ") + component->name() + " " + std::string(name_of(component->state()));
+  }
+  manager_->status(text);
+  if (settled) manager_->ready();
+}
+
+}  // namespace bulkhead::supervisor

@@ -1,0 +1,57 @@
+// Starts the processes of one component: everything that is the same for each of them is prepared once.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "supervisor/cgroup.h"
+#include "supervisor/config.h"
+#include "supervisor/launch.h"
+
+namespace bulkhead::supervisor {
+
+// The descriptor numbers that a native instance inherits.
+inline constexpr int kContractNumber = 3;
+inline constexpr int kRingNumber = 4;
+
+class InstanceLauncher {
+ public:
+  // Looks up the program, the account and the control group, which may read files: before the event loop
+  // runs. What is missing is no error here: every launch() will fail with it, and the component says so.
+  InstanceLauncher(const ComponentConfig& config, const SupervisorConfig& supervisor,
+                   const CgroupTree& cgroups, bool die_with_core);
+
+  struct Addition {
+    std::vector<std::string> environment;
+    std::vector<InheritedFd> descriptors;
+  };
+  // `instance` marks the process for find_orphans().
+  Result<Launched> launch(std::uint64_t instance, Addition addition) const;
+
+  // A short-lived process for a command probe: same account and limits, output dropped.
+  Result<PidFd> run_command(const std::vector<std::string>& command) const;
+
+  const std::string& program() const { return program_; }
+  const std::optional<Account>& account() const { return account_; }
+  const std::vector<std::string>& notes() const { return notes_; }
+
+ private:
+  LaunchRequest request() const;
+
+  const ComponentConfig* config_;
+  std::string program_;
+  std::optional<Account> account_;
+  std::optional<CgroupTree::Group> cgroup_;
+  std::vector<ResourceLimit> limits_;
+  std::vector<std::string> notes_;
+  std::optional<Error> trouble_;
+  bool die_with_core_;
+};
+
+// Processes that were started as this instance: a core that died right after a start knows only the intent.
+// Reads /proc once.
+std::vector<PidFd> find_orphans(const std::string& component, std::uint64_t instance);
+
+}  // namespace bulkhead::supervisor

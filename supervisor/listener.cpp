@@ -1,0 +1,86 @@
+#include "supervisor/listener.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cstring>
+#include <filesystem>
+
+namespace bulkhead::supervisor {
+namespace {
+
+constexpr int kBacklog = 4096;  // the kernel lowers it to net.core.somaxconn
+
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    return failure(ErrorKind::kInvalid, "cannot listen on " + path + ": the path is longer than " +
+                                            std::to_string(sizeof address.sun_path - 1) + " bytes");
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+const sockaddr* generic(const sockaddr_un& address) {
+  return reinterpret_cast<const sockaddr*>(&address);
+}
+
+UniqueFd new_socket() {
+  return UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+bool somebody_listens(const sockaddr_un& address) {
+  const UniqueFd probe = new_socket();
+  return ::connect(probe.get(), generic(address), sizeof address) == 0 || errno == EAGAIN;
+}
+
+// Created closed to everybody; opened to those it is for before it listens.
+class RestrictiveUmask {
+ public:
+  RestrictiveUmask() : former_(::umask(0177)) {}
+  ~RestrictiveUmask() { ::umask(former_); }
+  RestrictiveUmask(const RestrictiveUmask&) = delete;
+  RestrictiveUmask& operator=(const RestrictiveUmask&) = delete;
+
+ private:
+  mode_t former_;
+};
+
+}  // namespace
+
+Result<UniqueFd> listen_unix(const std::string& path, std::uint32_t mode, std::optional<gid_t> group) {
+  auto address = address_of(path);
+  if (!address) return forward(std::move(address));
+  std::error_code ignored;  // bind() tells what is wrong with the directory
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
+  if (somebody_listens(*address)) {
+    return failure(ErrorKind::kRefused, "cannot listen on " + path + ": another process does");
+  }
+  struct stat info{};
+  if (::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) ::unlink(path.c_str());
+  UniqueFd socket = new_socket();
+  if (!socket.valid()) return os_failure("cannot create a socket");
+  {
+    const RestrictiveUmask umask;
+    if (::bind(socket.get(), generic(*address), sizeof *address) != 0)
+      return os_failure("cannot bind " + path);
+  }
+  if (group && ::chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {
+    return os_failure("cannot give " + path + " to its group");
+  }
+  if (::chmod(path.c_str(), mode) != 0) return os_failure("cannot set the mode of " + path);
+  if (::listen(socket.get(), kBacklog) != 0) return os_failure("cannot listen on " + path);
+  return socket;
+}
+
+bool listens_at(BorrowedFd socket, const std::string& path) {
+  sockaddr_un address{};
+  socklen_t length = sizeof address;
+  if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) return false;
+  struct stat info{};
+  return path == address.sun_path && ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
+}
+
+}  // namespace bulkhead::supervisor

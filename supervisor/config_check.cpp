@@ -241,21 +241,34 @@ class Checker {
 }  // namespace
 
 Error Origins::complaint(const std::string& key, const std::string& what) const {
-  std::vector<std::string> places = {key};
-  const auto dot = key.find('.', std::string_view("components.").size());
-  if (key.starts_with("components.") && dot != std::string::npos) {
-    places.push_back("defaults." + key.substr(dot + 1));
-    places.push_back(key.substr(0, dot));
+  std::string below;
+  for (const std::string_view section : {"components.", "api.process."}) {
+    if (!key.starts_with(section)) continue;
+    const auto dot = section == "components." ? key.find('.', section.size()) + 1 : section.size();
+    below = "defaults." + key.substr(dot);
   }
-  for (const auto& place : places) {
-    const auto found = by_key_.find(place);
-    if (found == by_key_.end()) continue;
-    // --set names its own key, which may be another one than the one that became impossible.
-    Origin origin = found->second;
-    origin.names_key = origin.names_key && place == key;
-    return origin.complaint(key, what);
-  }
-  return Origin{source_, false}.complaint(key, what);
+  const Origin* found = find(key);
+  if (found == nullptr) found = find(below);
+  // Nobody wrote it: what was written beside it made it matter.
+  for (auto dot = key.rfind('.'); found == nullptr && dot != std::string::npos && dot > 0;
+       dot = key.rfind('.', dot - 1))
+    found = find_below(key.substr(0, dot));
+  if (found == nullptr) return Origin{source_, false}.complaint(key, what);
+  // --set names its own key, which may be another one than the one that became impossible.
+  Origin origin = *found;
+  origin.names_key = origin.names_key && origin.where.ends_with(" " + key);
+  return origin.complaint(key, what);
+}
+
+const Origin* Origins::find(const std::string& key) const {
+  const auto found = by_key_.find(key);
+  return found == by_key_.end() ? nullptr : &found->second;
+}
+
+const Origin* Origins::find_below(const std::string& section) const {
+  if (const Origin* table = find(section)) return table;
+  const auto next = by_key_.lower_bound(section + ".");
+  return next != by_key_.end() && next->first.starts_with(section + ".") ? &next->second : nullptr;
 }
 
 Status check_and_finish(Config& config, const Origins& origins) {

@@ -13,10 +13,14 @@ class Origins {
  public:
   explicit Origins(std::string source) : source_(std::move(source)) {}
   void note(const std::string& key, const Origin& origin) { by_key_[key] = origin; }
-  // The place of the key, else of the same key under [defaults], else of the component, else the file.
+  // At the place of the key, else of the same key under [defaults], else of something beside or above it,
+  // else of the file.
   Error complaint(const std::string& key, const std::string& what) const;
 
  private:
+  const Origin* find(const std::string& key) const;
+  const Origin* find_below(const std::string& section) const;
+
   std::string source_;
   std::map<std::string, Origin> by_key_;
 };

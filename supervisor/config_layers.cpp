@@ -27,7 +27,8 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 // The known key that was probably meant: the same name in another place, or few letters away.
 std::string closest(const std::string& path, const std::vector<std::string>& known) {
-  std::size_t best_distance = std::max<std::size_t>(2, path.size() / 4) + 1;
+  const std::size_t last_name = path.size() - (path.rfind('.') + 1);  // npos + 1 is 0
+  std::size_t best_distance = std::max<std::size_t>(2, last_name / 3) + 1;
   std::string best;
   for (const auto& candidate : known) {
     if (candidate.ends_with("." + path)) return candidate;

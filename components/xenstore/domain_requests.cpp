@@ -89,7 +89,7 @@ void end_domain(State& state, Domain& domain) {
   domain.port = 0;
   domain.generation = ++state.generation;
   domain.ended = true;
-  if (domain.connections == 0) state.domains.forget(domain.domid);
+  state.domains.forget_if_ended(domain);
 }
 
 }  // namespace

@@ -39,7 +39,10 @@ class DomainTable final : public Accounts {
   }
   // Makes it known if it is not. `domid` is below kFirstReservedDomain.
   Domain& get(std::uint32_t domid);
-  void forget(std::uint32_t domid) { domains_[domid].reset(); }
+  // Forgets a released domain that neither a connection nor a node keeps.
+  void forget_if_ended(const Domain& domain) {
+    if (domain.ended && domain.connections == 0 && domain.nodes == 0) domains_[domain.domid].reset();
+  }
 
   void charge(std::uint32_t domid, std::int64_t nodes, std::int64_t bytes) override;
   bool existed_at(std::uint32_t domid, std::uint64_t generation) const override;

@@ -62,7 +62,10 @@ Result<Ref<PermissionSet>> SnapshotReader::read_permissions(FieldReader& fields)
     entry.ignored = fields.number<std::uint8_t>();
     if (entry.rights > (kMayRead | kMayWrite) || entry.ignored > 1) return damaged("impossible permission");
   }
-  if (state_->domains.find(entries.front().domid) == nullptr) return damaged("owner is an unknown domain");
+  // Only a transaction's trees may hold nodes of a domain that has been released since.
+  std::uint32_t owner = entries.front().domid;
+  bool known = trees_.size() > 1 ? owner < kFirstReservedDomain : state_->domains.find(owner) != nullptr;
+  if (!known) return damaged("owner is an unknown domain");
   // Most nodes have their parent's permissions: keep one copy.
   bool same = last_permissions_ && std::ranges::equal(last_permissions_->view(), entries);
   if (!same) last_permissions_ = PermissionSet::make(entries);

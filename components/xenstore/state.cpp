@@ -46,7 +46,8 @@ void State::close_session(Session& session) {
   drop_transactions(session);
   Domain& domain = *session.domain;
   sessions[session.id].reset();
-  if (--domain.connections == 0 && domain.ended) domains.forget(domain.domid);
+  --domain.connections;
+  domains.forget_if_ended(domain);
 }
 
 Watch& State::add_watch(Session& session, Watch watch) {

@@ -48,7 +48,7 @@ void ProgressMonitor::note_progress(std::int64_t now_ns, const WorkCounters& cou
 // 0: nothing is pending.
 std::int64_t ProgressMonitor::pending_since(std::int64_t now_ns, const WorkCounters& counters) const {
   std::int64_t since = 0;
-  if (counters.pong < ping_ && ping_sent_ns_ != 0) since = ping_sent_ns_;
+  if (counters.pong < ping_) since = ping_sent_ns_;
   if (counters.oldest_pending_ns > 0) {
     const std::int64_t oldest = std::min(counters.oldest_pending_ns, now_ns);
     since = since == 0 ? oldest : std::min(since, oldest);
@@ -90,8 +90,10 @@ ProgressMonitor::Verdict ProgressMonitor::check(std::int64_t now_ns, std::int64_
                                                 const WorkCounters& counters, const Look& look) {
   Verdict verdict;
   note_progress(now_ns, counters);
-  if (counters.pong >= ping_) {
-    verdict.send_ping = ++ping_;
+  // A ping of which it is not known that it was rung (of a core that died, or before reset()) is rung again.
+  if (counters.pong >= ping_ || ping_sent_ns_ == 0) {
+    if (counters.pong >= ping_) ++ping_;
+    verdict.send_ping = ping_;
     ping_sent_ns_ = now_ns;
   }
   const std::int64_t since = pending_since(now_ns, counters);

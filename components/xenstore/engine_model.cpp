@@ -95,9 +95,13 @@ Model::Model(const Limits& limits) : limits_(limits) {
   special_["@introduceDomain"] = special_["@releaseDomain"] = nobody;
 }
 
+void Model::know(std::uint32_t domid) {
+  if (!domains_.contains(domid)) domains_[domid].generation = generation_;
+}
+
 void Model::connect(ConnectionId id, std::uint32_t domid) {
   if (connections_.contains(id)) return;
-  if (!domains_.contains(domid)) domains_[domid].generation = generation_;
+  know(domid);
   connections_[id].domid = domid;
 }
 
@@ -482,16 +486,16 @@ Model::Code Model::set_permissions(View& view) {
   auto permissions = parse(rest, arguments - 1);
   if (!permissions) return Code::kInvalid;
   if ((*permissions)[0].ignored) return Code::kNoEntry;
-  auto know = [&] {
+  auto know_all = [&] {
     for (const ModelPermission& entry : *permissions) {
-      if (!entry.ignored && !domains_.contains(entry.domid)) domains_[entry.domid].generation = generation_;
+      if (!entry.ignored) know(entry.domid);
     }
   };
   if (name.starts_with('@')) {
     if (!special_.contains(name)) return Code::kInvalid;
     unsigned have = rights(view.caller.domid, special_[name], generation_);
     if ((have & (kWrite1 | kOwn1)) != (kWrite1 | kOwn1)) return Code::kAccess;
-    know();
+    know_all();
     special_[name] = *permissions;
     ok(view.out, kSetPerms);
     return Code::kNone;
@@ -511,7 +515,7 @@ Model::Code Model::set_permissions(View& view) {
     if (owner != 0 && growth > 0 && used + growth > std::int64_t{limits_.memory}) return Code::kNoMemory;
   }
   if (Code noted = note(view, path, {.changed = true, .fires = true}); noted != Code::kNone) return noted;
-  know();
+  know_all();
   ModelTree before = view.tree;
   change(view, path);
   view.tree.at(path).permissions = *permissions;
@@ -666,6 +670,7 @@ void Model::merge(const ModelTransaction& transaction) {
   if (version_ == transaction.base_version) {
     tree_ = transaction.own;
     version_ = transaction.own_version;
+    for (const auto& [path, node] : tree_) know(node.permissions[0].domid);
     return;
   }
   std::vector<ModelAccess> accesses = transaction.accesses;
@@ -684,6 +689,7 @@ void Model::merge(const ModelTransaction& transaction) {
     ModelPermissions permissions = aged(own->second);
     change(view, tree_.contains(access.path) ? access.path : parent_of(access.path));
     tree_[access.path] = {own->second.value, permissions, generation_, generation_};
+    know(permissions[0].domid);
   }
 }
 
@@ -729,7 +735,7 @@ Model::Code Model::introduce(View& view) {
   std::int64_t port = leading_number(*take_argument(rest));
   if (port <= 0 || domid < 0 || domid >= kFirstReservedDomain) return Code::kInvalid;
   auto id = static_cast<std::uint32_t>(domid);
-  if (!domains_.contains(id)) domains_[id].generation = generation_;
+  know(id);
   bool first = !domains_[id].introduced;
   domains_[id].introduced = true;
   domains_[id].ended = false;
@@ -761,7 +767,8 @@ Model::Code Model::release(View& view) {
   if (owned(tree_["/"])) {
     ModelPermissions permissions = tree_["/"].permissions;
     permissions[0].domid = 0;
-    change(view, "/");
+    View outside{view.id, view.caller, nullptr, tree_, {}, 0, view.out};
+    change(outside, "/");
     tree_["/"].permissions = permissions;
     tree_["/"].data_generation = generation_;
   }

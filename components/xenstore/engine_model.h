@@ -115,6 +115,7 @@ class Model {
   Code release(View& view);
   Code set_target(View& view);
 
+  void know(std::uint32_t domid);
   void change(View& view, const std::string& path);
   void charge(View& view, const std::string& path);
   unsigned rights(std::uint32_t domid, const ModelPermissions& permissions, std::uint64_t generation) const;

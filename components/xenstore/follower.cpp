@@ -114,6 +114,7 @@ bool Follower::follow() {
   }
   auto more = replica_->follow(kRecordsPerTurn);
   if (!more) abandon("cannot follow: " + more.error().message());
+  custody_->control().follower_position.store(replica_->position(), std::memory_order_relaxed);
   if (!*more && !ready_sent_) {
     ready_sent_ = instance_.send_ready().has_value();
   }

@@ -77,6 +77,8 @@ struct Control {
   alignas(64) std::atomic<std::uint64_t> published;
   // The standby sleeps and wants its doorbell rung when the journal grows.
   alignas(64) std::atomic<std::uint32_t> follower_waiting;
+  // How far the standby has come; the owner slows down a little for one that moves but falls behind.
+  std::atomic<std::uint64_t> follower_position;
 };
 
 // Head of a snapshot segment; the data stands at kSnapshotData.

@@ -17,6 +17,8 @@ constexpr int kRequestsPerTurn = 64;  // of one client, before the others have t
 constexpr std::int64_t kFindingInterval = kSecond;
 constexpr std::int64_t kMaxDelay = kSecond;
 constexpr std::size_t kSnapshotSlice = 64 * 1024;
+constexpr std::int64_t kFollowerStuck = 50 * kMillisecond;
+constexpr std::int64_t kPace = 100 * kMicrosecond;
 
 void sleep_for(std::int64_t ns) {
   const timespec delay{ns / kSecond, ns % kSecond};
@@ -242,6 +244,7 @@ void Server::housekeeping(std::int64_t now) {
   vitals.log_position.store(replica_.position(), std::memory_order_relaxed);
   faults_.turn(now);
   ring_doorbell();
+  pace(now);
   keep_journal_short();
 }
 
@@ -254,6 +257,19 @@ void Server::ring_doorbell() {
   control.follower_waiting.store(0);
   const std::uint64_t one = 1;
   (void)!::write(custody_.doorbell().get(), &one, sizeof one);
+}
+
+// Without this a standby could be overtaken for ever on a machine that is too busy. One that does not move is
+// not waited for.
+void Server::pace(std::int64_t now) {
+  const std::uint64_t position = custody_.control().follower_position.load(std::memory_order_relaxed);
+  if (position != follower_position_) {
+    follower_position_ = position;
+    follower_moved_ns_ = now;
+  }
+  const Journal& journal = custody_.journal();
+  if (now - follower_moved_ns_ > kFollowerStuck || journal.tail() - position < journal.capacity() / 4) return;
+  sleep_for(kPace);
 }
 
 void Server::keep_journal_short() {

@@ -80,6 +80,7 @@ class Server {
   void housekeeping(std::int64_t now);
   void keep_journal_short();
   void ring_doorbell();
+  void pace(std::int64_t now);
   void obey(const contract::ToInstance& order);
   void answer_query(const contract::Query& query);
   void report_active(const Takeover& takeover);
@@ -104,6 +105,8 @@ class Server {
   std::int64_t next_finding_ns_ = 0;
   std::uint64_t incarnation_ = 0;
   std::uint64_t rung_tail_ = 0;
+  std::uint64_t follower_position_ = 0;
+  std::int64_t follower_moved_ns_ = 0;
   bool full_ = false;  // no free slot was found
   bool answered_ = false;
   bool ended_ = false;

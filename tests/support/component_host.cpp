@@ -259,6 +259,11 @@ ComponentHost::Instance* ComponentHost::ready_standby() {
   return nullptr;
 }
 
+std::size_t ComponentHost::living() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(instances_, [](const Instance& i) { return !i.ended_; }));
+}
+
 void ComponentHost::forget_ended() {
   instances_.remove_if([](const Instance& instance) { return instance.ended_; });
 }

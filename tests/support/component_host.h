@@ -85,6 +85,7 @@ class ComponentHost {
   // The instance that said it is active and has not ended; likewise the first ready standby. nullptr: none.
   Instance* active();
   Instance* ready_standby();
+  std::size_t living() const;
   std::size_t custody_items() const { return custody_.size(); }
   // Drops instances that have ended.
   void forget_ended();

@@ -46,6 +46,10 @@ bool KillCampaign::await_successor(std::int64_t now) {
     fail(victim_->ended() ? "no successor became active" : "the victim does not end");
     return true;
   }
+  if (victim_->ended() && host_.living() == 0) {
+    // The strike left nobody: whoever comes now must do with what is in custody.
+    if (auto next = host_.launch(); !next) return !fail(next.error().message());
+  }
   const ComponentHost::Instance* active = host_.active();
   if (!victim_->ended() || active == nullptr) return false;
   takeovers_.push_back(active->takeover().serving_monotonic_ns() - struck_ns_);
@@ -53,16 +57,19 @@ bool KillCampaign::await_successor(std::int64_t now) {
   victim_ = nullptr;
   host_.forget_ended();
   if (kills_ == options_.kills) return true;
-  if (auto next = host_.launch(); !next) fail(next.error().message());
   next_strike_ns_ = 0;
   struck_ns_ = now;
-  return !error_.empty();
+  return false;
 }
 
 bool KillCampaign::step() {
   host_.pump(0);
   const std::int64_t now = monotonic_ns();
   if (victim_ != nullptr) return await_successor(now);
+  // A strike may have ended both, and the second end may be seen late.
+  if (host_.living() < 2) {
+    if (auto next = host_.launch(); !next) return !fail(next.error().message());
+  }
   ComponentHost::Instance* active = host_.active();
   ComponentHost::Instance* standby = host_.ready_standby();
   if (active == nullptr || standby == nullptr) {

@@ -105,9 +105,10 @@ Result<std::unique_ptr<Probe>> make_tcp_probe(const std::string& address) {
 Result<std::unique_ptr<Probe>> make_unix_probe(const std::string& path) {
   Address address;
   auto* un = reinterpret_cast<sockaddr_un*>(&address.storage);
-  if (path.empty() || path.size() >= sizeof un->sun_path)
+  if (path.empty() || path.size() >= sizeof un->sun_path) {
     return failure(ErrorKind::kInvalid,
                    "is \"" + path + "\"; a path that fits into a socket address is needed");
+  }
   un->sun_family = AF_UNIX;
   std::memcpy(un->sun_path, path.data(), path.size());
   address.length = sizeof *un;

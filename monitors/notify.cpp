@@ -9,6 +9,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "runtime/clock.h"
+
 namespace bulkhead::monitors {
 
 namespace {
@@ -84,6 +86,31 @@ Notification parse_notification(std::string_view text) {
     text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
   }
   return notification;
+}
+
+std::optional<Finding> NotifyWatchdog::heard(const Notification& notification, std::int64_t now_ns) {
+  if (heard_ns_ < 0) return std::nullopt;
+  if (notification.watchdog_trigger) {
+    stop();
+    return Finding{"probe", Severity::kFailed, "it reported its own failure (WATCHDOG=trigger)", now_ns,
+                   now_ns};
+  }
+  if (notification.watchdog) heard_ns_ = now_ns;
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> NotifyWatchdog::deadline_ns() const {
+  if (heard_ns_ < 0) return std::nullopt;
+  return heard_ns_ + interval_ns_;
+}
+
+std::optional<Finding> NotifyWatchdog::check(std::int64_t now_ns) {
+  if (heard_ns_ < 0 || now_ns < heard_ns_ + interval_ns_) return std::nullopt;
+  const std::int64_t since = heard_ns_;
+  stop();
+  return Finding{"probe", Severity::kFailed,
+                 "no WATCHDOG=1 for " + std::to_string((now_ns - since) / kMillisecond) + " ms", since,
+                 now_ns};
 }
 
 Result<NotifySocket> NotifySocket::create(const std::string& path, uid_t uid) {

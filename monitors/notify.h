@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "monitors/finding.h"
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
 
@@ -26,6 +27,28 @@ struct Notification {
 
 // Unknown assignments are ignored, as are malformed ones: the sender is not trusted.
 Notification parse_notification(std::string_view text);
+
+// Liveness by notification: the component promises WATCHDOG=1 at least every `interval_ns` (told to it as
+// WATCHDOG_USEC). Pure; late timers of the core must be left out by the caller, as with every deadline.
+class NotifyWatchdog {
+ public:
+  explicit NotifyWatchdog(std::int64_t interval_ns) : interval_ns_(interval_ns) {}
+
+  void start(std::int64_t now_ns) {
+    heard_ns_ = now_ns;
+  }  // it serves: the first one is due within the interval
+  void stop() { heard_ns_ = -1; }
+  // A notification of the component; only WATCHDOG= matters.
+  std::optional<Finding> heard(const Notification& notification, std::int64_t now_ns);
+  // When to call check() next; unset while stopped.
+  std::optional<std::int64_t> deadline_ns() const;
+  // A finding once the deadline has passed; stops then.
+  std::optional<Finding> check(std::int64_t now_ns);
+
+ private:
+  std::int64_t interval_ns_;
+  std::int64_t heard_ns_ = -1;  // -1: stopped
+};
 
 // The component's NOTIFY_SOCKET: a datagram socket under the runtime directory.
 class NotifySocket {

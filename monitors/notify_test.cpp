@@ -43,6 +43,28 @@ TEST(Notification, StatusIsOneBoundedPrintableLine) {
   EXPECT_EQ(parse_notification("STATUS=" + std::string(10000, 'x')).status->size(), 256U);
 }
 
+TEST(NotifyWatchdog, FindsSilenceAndConfessions) {
+  constexpr std::int64_t kMs = 1'000'000;
+  NotifyWatchdog watchdog(100 * kMs);
+  const auto beat = parse_notification("WATCHDOG=1");
+  const auto confession = parse_notification("WATCHDOG=trigger");
+  EXPECT_FALSE(watchdog.deadline_ns().has_value());
+  EXPECT_FALSE(watchdog.check(1000 * kMs).has_value());
+  watchdog.start(0);
+  EXPECT_EQ(watchdog.deadline_ns(), 100 * kMs);
+  EXPECT_FALSE(watchdog.heard(beat, 90 * kMs).has_value());
+  EXPECT_FALSE(watchdog.heard(parse_notification("READY=1"), 150 * kMs).has_value());
+  EXPECT_FALSE(watchdog.check(190 * kMs - 1).has_value());
+  const auto silent = watchdog.check(190 * kMs);
+  ASSERT_TRUE(silent.has_value());
+  EXPECT_EQ(silent->evidence, "no WATCHDOG=1 for 100 ms");
+  EXPECT_EQ(silent->since_ns, 90 * kMs);
+  EXPECT_FALSE(watchdog.check(500 * kMs).has_value());  // said once
+  watchdog.start(600 * kMs);
+  EXPECT_TRUE(watchdog.heard(confession, 601 * kMs).has_value());
+  EXPECT_FALSE(watchdog.heard(confession, 602 * kMs).has_value());
+}
+
 class NotifySocketTest : public ::testing::Test {
  protected:
   void SetUp() override {

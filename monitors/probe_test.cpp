@@ -102,6 +102,7 @@ class ProbeTest : public ::testing::Test {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path.data(), path.size());
+    EXPECT_TRUE(fd.valid());
     EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     EXPECT_EQ(::listen(fd.get(), backlog), 0);
     return fd;
@@ -170,6 +171,7 @@ class ForkStarter : public ProcessStarter {
     if (pid == 0) {
       ::setsid();
       std::vector<char*> argv;
+      argv.reserve(command.size() + 1);
       for (const auto& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
       argv.push_back(nullptr);
       ::execv(argv[0], argv.data());

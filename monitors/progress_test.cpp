@@ -91,7 +91,7 @@ TEST(Progress, AnAdoptedInstanceWithAnUnansweredPingGetsTheFullDeadline) {
   ProgressMonitor monitor({.deadline_ns = 50 * kMs, .check_interval_ns = 10 * kMs}, 41);
   WorkCounters counters;
   counters.pong = 40;  // the ping of the dead core, perhaps long ago
-  const auto check = [&](int i) {
+  const auto check = [&](std::int64_t i) {
     return monitor.check(kStart + i * 10 * kMs, kStart + i * 10 * kMs, counters,
                          [] { return ProcessActivity{'S', 0, 0}; });
   };

@@ -28,6 +28,7 @@ Result<std::unique_ptr<Probe>> make_request_probe(std::string_view protocol, con
 
 std::vector<std::string_view> request_protocols() {
   std::vector<std::string_view> names;
+  names.reserve(kProtocols.size());
   for (const auto& protocol : kProtocols) names.push_back(protocol.name);
   return names;
 }

@@ -132,6 +132,7 @@ std::optional<Finding> ResourceMonitor::against_limit(Cause cause, std::uint64_t
                   now};
   if (value > limit) return finding;
   std::vector<std::pair<std::int64_t, double>> series;
+  series.reserve(samples_.size());
   for (const auto& sample : samples_)
     series.emplace_back(sample.now_ns, static_cast<double>(value_of(sample)));
   const auto left = time_to_limit(series, static_cast<double>(limit));

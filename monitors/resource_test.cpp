@@ -63,18 +63,20 @@ TEST(Resource, ALeakIsSeenComing) {
 TEST(Resource, DescriptorsLeakToo) {
   ResourceMonitor monitor({.max_fds = 100});
   std::vector<Finding> all;
-  for (int i = 0; i < 20; ++i)
+  for (int i = 0; i < 20; ++i) {
     for (auto& finding : monitor.add(sample(i, kMiB, 10 + static_cast<std::uint32_t>(i) * 3)))
       all.push_back(finding);
+  }
   ASSERT_EQ(all.size(), 1U);
   EXPECT_THAT(all[0].evidence, HasSubstr("open descriptors, will reach the limit of 100 open descriptors"));
 }
 
 TEST(Resource, NoiseIsNoTrend) {
   ResourceMonitor monitor({.max_rss = 110 * kMiB});
-  for (int i = 0; i < 200; ++i)
+  for (int i = 0; i < 200; ++i) {
     EXPECT_THAT(monitor.add(sample(i, (90 + static_cast<std::uint64_t>(i * 7919 % 17)) * kMiB)), IsEmpty())
         << i;
+  }
 }
 
 TEST(Resource, CpuWithoutWorkIsAFailure) {
@@ -110,6 +112,7 @@ TEST(Resource, ResetForgetsTheFormerProcess) {
 
 TEST(TimeToLimit, Projects) {
   std::vector<std::pair<std::int64_t, double>> line;
+  line.reserve(10);
   for (int i = 0; i < 10; ++i) line.emplace_back(i * kSecond, 5.0 * i);
   const auto left = time_to_limit(line, 100);
   ASSERT_TRUE(left.has_value());

@@ -52,16 +52,18 @@ class Loader {
 
   std::set<std::string> component_names() const {
     std::set<std::string> names;
-    for (const auto& [layer, user] : layers_)
+    for (const auto& [layer, user] : layers_) {
       if (user)
         for (const auto& [name, component] : layer.components) names.insert(name);
+    }
     return names;
   }
 
   Status apply_defaults(ComponentConfig& component) {
-    for (const auto& [layer, user] : layers_)
+    for (const auto& [layer, user] : layers_) {
       if (auto done = apply(layer.defaults, component_keys(), component, "defaults.", user); !done)
         return done;
+    }
     return {};
   }
 

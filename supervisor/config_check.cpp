@@ -68,10 +68,12 @@ class Checker {
     if (tcp.address.empty()) return {};
     if (auto done = host_and_port("api.tcp.address", tcp.address); !done) return done;
     for (const auto& [key, path] :
-         {std::pair("cert", &tcp.cert), {"key", &tcp.key}, {"client_ca", &tcp.client_ca}})
-      if (!path->starts_with('/'))
+         {std::pair("cert", &tcp.cert), {"key", &tcp.key}, {"client_ca", &tcp.client_ca}}) {
+      if (!path->starts_with('/')) {
         return wrong(std::string("api.tcp.") + key,
                      "is \"" + *path + "\"; with api.tcp.address, the absolute path of a PEM file is needed");
+      }
+    }
     return {};
   }
 
@@ -82,9 +84,10 @@ class Checker {
   }
 
   Status components() {
-    if (config_.components.size() > kMaxComponents)
+    if (config_.components.size() > kMaxComponents) {
       return wrong("components", "are " + std::to_string(config_.components.size()) + "; at most " +
                                      std::to_string(kMaxComponents) + " are possible");
+    }
     for (auto& each : config_.components)
       if (auto done = component(each, "components." + each.name); !done) return done;
     return {};
@@ -114,11 +117,12 @@ class Checker {
 
   Status monitors(const ComponentConfig& component, const std::string& at) const {
     const MonitorConfig& monitor = component.monitor;
-    if (monitor.check_interval_ns > monitor.progress_deadline_ns / 2)
+    if (monitor.check_interval_ns > monitor.progress_deadline_ns / 2) {
       return wrong(at + ".monitor.check_interval", "is " + format_duration(monitor.check_interval_ns) +
                                                        "; at most half of progress_deadline (" +
                                                        format_duration(monitor.progress_deadline_ns) +
                                                        ") is needed");
+    }
     if (monitor.probe.empty()) return {};
     const auto known = monitors::request_protocols();
     if (std::find(known.begin(), known.end(), monitor.probe) == known.end()) {
@@ -144,18 +148,20 @@ class Checker {
       const std::string key = at + ".environment";
       if (!valid_variable(name))
         return wrong(key, "\"" + name + "\" is no name of a variable; letters, digits and \"_\" are needed");
-      if (name.starts_with("BULKHEAD_"))
+      if (name.starts_with("BULKHEAD_")) {
         return wrong(key,
                      name + " is the supervisor's own; a name that does not begin with BULKHEAD_ is needed");
+      }
     }
     return {};
   }
 
   Status asked(const ComponentConfig& component, const CheckConfig& check, const std::string& at) const {
     if (check.type == CheckType::kNone) return {};
-    if (component.kind == ComponentKind::kNative)
+    if (component.kind == ComponentKind::kNative) {
       return wrong(at + ".type",
                    "is told by the component itself; kind = \"foreign\", or \"none\", is needed");
+    }
     switch (check.type) {
       case CheckType::kNone:
       case CheckType::kNotify:
@@ -182,9 +188,10 @@ class Checker {
       if (component.socket.empty()) continue;
       const std::string key = "components." + component.name + ".socket";
       const auto [found, fresh] = owner.emplace(component.socket, key);
-      if (!fresh)
+      if (!fresh) {
         return wrong(key,
                      "is " + component.socket + ", as is " + found->second + "; different paths are needed");
+      }
     }
     return {};
   }
@@ -206,9 +213,10 @@ class Checker {
     const std::string key = "components." + component.name + ".depends_on";
     const bool again = std::find(path.begin(), path.end(), component.name) != path.end();
     path.push_back(component.name);
-    if (again)
+    if (again) {
       return wrong(key,
                    "goes round in a circle (" + circle(path) + "); one of these must not depend on the next");
+    }
     for (const auto& name : component.depends_on) {
       const ComponentConfig* other = config_.find(name);
       if (other == nullptr)

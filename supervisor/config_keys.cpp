@@ -11,7 +11,7 @@ namespace bulkhead::supervisor {
 
 namespace {
 
-constexpr std::int64_t kDay = 24 * 3600 * kSecond;
+constexpr std::int64_t kDay = kSecond * 3600 * 24;
 constexpr std::uint64_t kTera = std::uint64_t{1} << 40;
 
 template <typename Value, std::size_t N>
@@ -69,7 +69,7 @@ bool set_kind(ComponentKind& kind, std::string_view word) {
 }
 
 // `[](C& c) -> auto& { return c.member; }`, the way every row says where its value lives.
-#define AT(member) [](auto& c) -> auto& { return c.member; }
+#define AT(member) [](auto& c) -> auto& { return c.member; }  // NOLINT(bugprone-macro-parentheses)
 
 using G = GlobalKey;
 const std::array kGlobalKeys = std::to_array<GlobalKey>({

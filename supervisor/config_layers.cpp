@@ -131,10 +131,11 @@ class LayerReader {
     if (!table) return forward(std::move(table));
     for (const auto& [name, component] : **table) {
       const std::string key = std::string(kComponentsSection) + "." + std::string(name.str());
-      if (!valid_component_name(name.str()))
+      if (!valid_component_name(name.str())) {
         return std::unexpected(origin(component).complaint(key,
                                                            "is no name for a component; up to 32 of a-z, 0-9 "
                                                            "and \"-\", beginning with a letter, are needed"));
+      }
       ComponentLayer& into = layer_.components[std::string(name.str())];
       into.origin = origin(component);
       if (auto done = section(component, key, into.leaves); !done) return done;

@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <set>
+#include <sstream>
 
 #include "supervisor/config_values.h"
 
@@ -69,6 +72,30 @@ TEST(Config, EveryKeyHasADefaultInTheBuiltInText) {
     EXPECT_TRUE(root.at_path(path)) << path;
     EXPECT_FALSE(key.about.empty()) << path;
     EXPECT_FALSE(key.type.empty()) << path;
+  }
+}
+
+// "| `key` | type | default | meaning |", as docs/configuration.md must have it.
+std::string documentation_row(const KeyDescription& key, const toml::table& defaults) {
+  constexpr std::string_view kPrefix = "components.NAME.";
+  const bool of_component = key.key.starts_with(kPrefix);
+  const std::string name = of_component ? key.key.substr(kPrefix.size()) : key.key;
+  std::ostringstream value;
+  const auto node = defaults.at_path(of_component ? "defaults." + name : name);
+  node.visit([&value](const auto& it) { value << it; });
+  std::string text = value.str();
+  std::replace(text.begin(), text.end(), '\'', '"');
+  return "| `" + name + "` | " + std::string(key.type) + " | `" + text + "` | " + std::string(key.about) +
+         " |";
+}
+
+TEST(Config, EveryKeyIsDocumentedAsItIs) {
+  std::ifstream file(BULKHEAD_SOURCE_DIR "/docs/configuration.md");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const toml::table defaults = toml::parse(builtin_config());
+  for (const auto& key : describe_keys()) {
+    const std::string row = documentation_row(key, defaults);
+    EXPECT_TRUE(text.contains(row)) << "docs/configuration.md lacks:\n" << row;
   }
 }
 

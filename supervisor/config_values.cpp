@@ -23,7 +23,7 @@ constexpr std::array<Unit, 7> kTimeUnits = {{{"ns", 1},
                                              {"s", kSecond},
                                              {"min", 60 * kSecond},
                                              {"h", 3600 * kSecond},
-                                             {"d", 24 * 3600 * kSecond}}};
+                                             {"d", kSecond * 3600 * 24}}};
 constexpr std::array<Unit, 5> kSizeUnits = {
     {{"B", 1}, {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", std::uint64_t{1} << 40}}};
 
@@ -212,9 +212,10 @@ struct Assign {
   Status count(const auto& key) const {
     const auto written = value.node->template value_exact<std::int64_t>();
     if (!written) return std::unexpected(wrong(kind_of(*value.node), "a whole number"));
-    if (*written < 0 || std::cmp_greater(*written, key.high) || std::cmp_less(*written, key.low))
+    if (*written < 0 || std::cmp_greater(*written, key.high) || std::cmp_less(*written, key.low)) {
       return failure(ErrorKind::kInvalid, "is " + std::to_string(*written) + "; must be between " +
                                               std::to_string(key.low) + " and " + std::to_string(key.high));
+    }
     key.at(target) = static_cast<std::remove_cvref_t<decltype(key.at(target))>>(*written);
     return {};
   }

@@ -191,9 +191,10 @@ Status IncidentStore::Database::migrate() {
   const std::int64_t found = version.number(0);
   version.restart();
   const auto newest = static_cast<std::int64_t>(kMigrations.size());
-  if (found < 0 || found > newest)
+  if (found < 0 || found > newest) {
     return failure(ErrorKind::kInvalid, "has schema version " + std::to_string(found) +
                                             ", this program knows " + std::to_string(newest));
+  }
   for (std::int64_t i = found; i < newest; ++i) {
     const std::string script = std::string("BEGIN IMMEDIATE;") + kMigrations[static_cast<std::size_t>(i)] +
                                "PRAGMA user_version=" + std::to_string(i + 1) + "; COMMIT";

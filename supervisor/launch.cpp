@@ -118,12 +118,14 @@ Result<Started> start(const ChildPlan& plan, int cgroup, std::vector<std::string
 Status check(const LaunchRequest& request) {
   if (request.program.empty()) return failure(ErrorKind::kInvalid, "no program to launch");
   for (const auto& inherited : request.descriptors) {
-    if (inherited.target < 3 || inherited.target > 1000)
+    if (inherited.target < 3 || inherited.target > 1000) {
       return failure(ErrorKind::kInvalid, "descriptor number " + std::to_string(inherited.target) + " for " +
                                               request.program + " is not within 3 and 1000");
-    if (!inherited.fd.valid())
+    }
+    if (!inherited.fd.valid()) {
       return failure(ErrorKind::kInvalid, "descriptor " + std::to_string(inherited.target) + " for " +
                                               request.program + " is not open");
+    }
   }
   return {};
 }
@@ -144,9 +146,10 @@ Result<std::string> find_program(const std::string& program) {
   }
   std::string searched;
   for (const auto& place : program_directories()) {
-    const std::string path = place + "/" + program;
+    std::string path = place + "/" + program;
     if (!program.empty() && executable(path)) return path;
-    searched += (searched.empty() ? "" : ", ") + place;
+    searched += searched.empty() ? "" : ", ";
+    searched += place;
   }
   return failure(ErrorKind::kNotFound, "there is no executable program " + program + " in " + searched);
 }
@@ -173,9 +176,10 @@ Result<Launched> launch(const LaunchRequest& request) {
   const auto environment = c_strings(request.environment);
   const bool switch_account = request.account.has_value() && ::geteuid() == 0;
   if (request.account && !request.account->note.empty()) launched.notes.push_back(request.account->note);
-  if (request.account && !switch_account && request.account->uid != ::geteuid())
+  if (request.account && !switch_account && request.account->uid != ::geteuid()) {
     launched.notes.push_back("runs as the core's own user, not as " + request.account->name +
                              ": the core is not root");
+  }
 
   const ChildPlan plan{.request = &request,
                        .argv = argv.data(),

@@ -184,6 +184,7 @@ Page* insert_below(Page*& slot, std::uint64_t key, Node* child) {
   entry.key = entry.page->entries()[0].key;
   if (right == nullptr) return nullptr;
   PageEntry added{.key = right->entries()[0].key, .page = right};
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks): `added` owns it, in a union
   return add_entry(slot, static_cast<std::uint16_t>(index + 1), added);
 }
 

@@ -5,6 +5,8 @@
 namespace bulkhead::xenstore::test {
 namespace {
 
+using std::string_view_literals::operator""sv;
+
 constexpr unsigned kRead1 = 1;
 constexpr unsigned kWrite1 = 2;
 constexpr unsigned kOwn1 = 4;
@@ -65,7 +67,7 @@ class Silence : public Output {
 };
 
 void ok(Output& out, std::uint32_t type) {
-  out.reply(type, as_bytes(std::string_view("OK", 3)));
+  out.reply(type, as_bytes("OK\0"sv));
 }
 
 }  // namespace
@@ -257,7 +259,7 @@ std::int64_t Model::pending(const ModelTransaction& transaction, std::uint32_t d
   return sum;
 }
 
-Model::Code Model::note(View& view, const std::string& path, ModelAccess what) {
+Model::Code Model::note(View& view, const std::string& path, const ModelAccess& what) {
   if (view.transaction == nullptr) return Code::kNone;
   auto& accesses = view.transaction->accesses;
   auto found =

@@ -44,7 +44,7 @@ struct ModelWatch {
 };
 
 struct ModelAccess {
-  std::string path = {};
+  std::string path = {};  // NOLINT(readability-redundant-member-init): lets designated initialisers omit it
   bool data = false;
   bool children = false;
   bool changed = false;
@@ -98,7 +98,7 @@ class Model {
   Code dispatch(View& view, std::uint32_t type, std::uint32_t transaction);
   Code find(View& view, std::optional<std::string_view> name, unsigned needed, bool children,
             std::string& path);
-  Code note(View& view, const std::string& path, ModelAccess what);
+  Code note(View& view, const std::string& path, const ModelAccess& what);
   Code read_like(View& view, std::uint32_t type);
   Code directory_part(View& view);
   Code write(View& view, bool mkdir);

@@ -93,7 +93,7 @@ class Generator {
   }
   std::string payload(std::uint32_t type) {
     static constexpr const char* kDepths[] = {"0", "1", "2", "-1"};
-    const std::string end(1, '\0');
+    std::string end(1, '\0');
     switch (type) {
       case kWrite:
         return path() + end +

@@ -41,7 +41,7 @@ inline constexpr std::uint32_t kNoTree = 0xFFFFFFFF;
 inline constexpr std::size_t kRecordHead = 8;  // type, length
 inline constexpr std::size_t kRecordTail = 4;  // CRC32C over head and payload
 // Above any record the writer makes: two messages' worth.
-inline constexpr std::size_t kMaxRecord = 64 * 1024;
+inline constexpr std::size_t kMaxRecord = 65536;
 
 // Appends records to a buffer.
 class RecordWriter {

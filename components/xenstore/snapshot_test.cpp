@@ -69,7 +69,7 @@ TEST(Snapshot, TransactionsCostTheirDifferenceOnly) {
     s.write(0, "/many/n" + std::to_string(i), "mine", t);
     s.write(0, "/other", std::to_string(i));
   }
-  EXPECT_LT(write_snapshot(s.engine).size(), alone + 50U * 2000U);
+  EXPECT_LT(write_snapshot(s.engine).size(), alone + 100000);
 }
 
 TEST(Snapshot, DeepTreesNeedNoStack) {
@@ -172,8 +172,9 @@ TEST(Snapshot, ForgedFieldsNeverCrash) {
     other.call(0, kRm, "/many|");
     other.call(0, kRelease, "1|");
     other.list(0, "/");
-    static_cast<void>(other.engine.check());
-    write_snapshot(other.engine);
+    Status sound = other.engine.check();  // either verdict is right, if it comes
+    EXPECT_TRUE(sound || !sound.error().message().empty());
+    EXPECT_FALSE(write_snapshot(other.engine).empty());
   }
   EXPECT_GT(accepted, 100);
 }

@@ -7,6 +7,8 @@
 namespace bulkhead::xenstore::core {
 namespace {
 
+using std::string_view_literals::operator""sv;
+
 Ref<PermissionSet> only_domain_zero() {
   const Permission nobody_else{.domid = 0, .rights = kNoRights, .ignored = 0};
   return PermissionSet::make({&nobody_else, 1});
@@ -125,7 +127,7 @@ Accounts& Call::accounts() const {
 }
 
 void Call::acknowledge() const {
-  reply(std::string_view("OK", 3));
+  reply("OK\0"sv);
 }
 
 std::string domain_path(std::uint32_t domid) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/clock.h"
+#include "supervisor/listener.h"
 
 namespace bulkhead::supervisor {
 namespace {
@@ -132,6 +133,7 @@ void Component::begin() {
   if (instance == nullptr) {
     why_ =
         Cause("core", "no instance owned the component when the core was restarted", 0, services_.loop.now());
+    why_.incarnation = incarnation_;
     feed(Event::kAdoptedOrphaned, "re-adopted; the successor is taking over");
   } else if (instance->ready) {
     feed(Event::kAdoptedServing, "re-adopted, process " + std::to_string(instance->process.pid()));
@@ -167,6 +169,10 @@ Status Component::hand_over() {
 }
 
 void Component::release_custody() {
+  // Clients shall find no socket rather than one that nobody serves.
+  const HeldItem* listener = custody_.find("listener");
+  if (listener != nullptr && listens_at(listener->fd.borrow(), config_.socket))
+    ::unlink(config_.socket.c_str());
   while (!custody_.items().empty()) (void)custody_.withdraw(std::string(custody_.items().begin()->first));
 }
 

@@ -132,7 +132,7 @@ class Component {
   void end_if_alone();
   void ask_yield();
   void supersede(Instance& instance);
-  static Cause planned_cause(const std::string& evidence);
+  Cause planned_cause(const std::string& evidence) const;
   void open_incident();
   void close_incident();
 

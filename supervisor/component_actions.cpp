@@ -106,6 +106,7 @@ void Component::on_timer(Event event, std::int64_t delay_ns) {
     case Event::kStartTimeout: {
       const std::string evidence = "not serving within " + seconds(delay_ns);
       why_ = Cause("start", evidence, 0, services_.loop.now());
+      why_.incarnation = incarnation_;
       return feed(decide(event, false), evidence);
     }
     case Event::kBackoffElapsed:
@@ -136,6 +137,7 @@ void Component::launch_active() {
   }
   const std::int64_t now = services_.loop.now();
   why_ = Cause("launch", started.error().message(), now, now);
+  why_.incarnation = incarnation_;
   feed(decide(Event::kLaunchFailed, false), started.error().message());
 }
 
@@ -212,16 +214,17 @@ void Component::supersede(Instance& instance) {
 
 // ---- incidents ----
 
-Cause Component::planned_cause(const std::string& evidence) {
+Cause Component::planned_cause(const std::string& evidence) const {
   const std::int64_t now = monotonic_ns();
   Cause cause("handover", evidence, now, now);
   cause.deliberate = true;
+  cause.incarnation = incarnation_;
   return cause;
 }
 
 void Component::open_incident() {
   if (!outage_.is_open()) ++incidents_;
-  outage_.begin(name(), incarnation_, why_);
+  outage_.begin(name(), why_);
   if (step_) outage_.step(std::string(name_of(step_->rung)) + ": " + step_->why, step_->if_recurs);
   step_.reset();
 }

@@ -1,4 +1,6 @@
 // What happens when an instance ends or a monitor finds something.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 
 #include "monitors/exit.h"
@@ -49,6 +51,7 @@ recovery::LadderPolicy Component::ladder_policy() const {
 
 Cause Component::cause_of(const Instance& instance, const std::string& evidence) const {
   Cause cause("exit", evidence, 0, services_.loop.now());
+  cause.incarnation = incarnation_;
   if (instance.id == yielding_) return yield_cause_;
   if (instance.finding) {
     cause.finding = instance.finding->monitor;
@@ -91,8 +94,12 @@ void Component::on_exit(std::uint64_t id, const ExitStatus& exit) {
   if (instance->output) instance->output->drain();
   if (instance->error_output) instance->error_output->drain();
   const std::string evidence = monitors::describe_exit(exit);
-  services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_,
-                        "process " + std::to_string(instance->process.pid()) + ": " + evidence);
+  const std::string line = "process " + std::to_string(instance->process.pid()) + ": " + evidence;
+  if (instance->ending) {
+    spdlog::info("{}: {}", name(), line);
+  } else {
+    services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_, line);
+  }
   switch (instance->role) {
     case Role::kActive:
       active_ended(*instance, exit, evidence);
@@ -147,7 +154,7 @@ void Component::standby_failed(const Instance& instance, const std::string& evid
   const Cause cause = cause_of(instance, "standby: " + evidence);
   Outage aside(services_.incidents);
   ++incidents_;
-  aside.begin(name(), incarnation_, cause);
+  aside.begin(name(), cause);
   aside.step("renew the standby", "renew the standby, with back-off");
   aside.end("recovered", cause.failed_ns);
 }
@@ -190,6 +197,7 @@ void Component::hand_over_suspect(const monitors::Finding& finding) {
   step_ = recovery::take_step(ladder_policy(), history_, situation, services_.loop.now());
   const std::int64_t now = monotonic_ns();
   why_ = Cause(finding.monitor, finding.evidence, now, now);
+  why_.incarnation = incarnation_;
   feed(Event::kHandOverRequested, finding.monitor + ": " + finding.evidence);
 }
 

@@ -11,7 +11,7 @@ constexpr std::size_t kMaxEvidence = 1024;
 
 }  // namespace
 
-void Outage::begin(const std::string& component, std::uint64_t incarnation, const Cause& cause) {
+void Outage::begin(const std::string& component, const Cause& cause) {
   if (open_) {
     if (incident_.evidence() != cause.evidence) add_evidence(cause.evidence);
     return;
@@ -20,7 +20,7 @@ void Outage::begin(const std::string& component, std::uint64_t incarnation, cons
   failed_ns_ = cause.failed_ns;
   incident_.Clear();
   incident_.set_component(component);
-  incident_.set_incarnation(incarnation);
+  incident_.set_incarnation(cause.incarnation);
   incident_.set_finding(cause.finding);
   incident_.set_evidence(cause.evidence);
   incident_.set_deliberate(cause.deliberate);

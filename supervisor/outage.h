@@ -24,6 +24,7 @@ struct Cause {
   std::string fault;           // the injected fault, if one explains it
   std::int64_t failed_ns = 0;  // when it began, as far as is known (monotonic); 0: unknown
   std::int64_t found_ns = 0;
+  std::uint64_t incarnation = 0;  // of the owner that failed
 };
 
 class Outage {
@@ -34,7 +35,7 @@ class Outage {
   const v1::Incident& incident() const { return incident_; }
 
   // Opens an incident; if one is open, `cause` becomes part of its evidence.
-  void begin(const std::string& component, std::uint64_t incarnation, const Cause& cause);
+  void begin(const std::string& component, const Cause& cause);
   void step(const std::string& step, const std::string& if_recurs);
   // The successor's figures; to be told before end().
   void taken_over(const bulkhead::contract::v1::Active& active);

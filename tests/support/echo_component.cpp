@@ -56,10 +56,8 @@ class Echo {
 
   // On a thread of its own, while the main thread waits for the lease.
   void follow() {
-    while (!owner_.load()) {
-      turn(BorrowedFd(-1));
-      if (!ready_ && instance_.send_ready()) ready_ = true;
-    }
+    if (!instance_.send_ready()) ::_exit(0);  // the core is gone for good
+    while (!owner_.load()) turn(BorrowedFd(-1));
   }
 
   void retire() {
@@ -195,7 +193,6 @@ class Echo {
   InstanceFaults faults_;
   UniqueFd bell_;
   std::atomic<bool> owner_{false};
-  bool ready_ = false;
   std::uint64_t incarnation_ = 0;
   Mapping state_;
 };

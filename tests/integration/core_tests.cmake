@@ -1,0 +1,5 @@
+# bulkheadd with its edge and real processes, alone and under a stand-in for systemd's descriptor store.
+bulkhead_library(bulkhead_core_host SOURCES core_host.cpp DEPS bulkhead_api_programs bulkhead_grpc GTest::gtest)
+
+bulkhead_test(core_test SOURCES core_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
+add_dependencies(core_test bulkheadd bulkhead-api echo_component)

@@ -50,11 +50,9 @@ Status check_tree(const Tree& tree, std::uint64_t generation, UsageByDomain* usa
 
 Status check_session(const State& state, const Session& session, Usage& used) {
   used.connections += 1;
-  std::uint64_t sequence = 0;
-  for (const Watch& watch : session.watches) {
+  for (const auto& [sequence, watch] : session.watches) {
     if (!state.watches.contains(watch)) return damaged("watch missing in the index: " + watch.path);
-    if (watch.sequence <= sequence) return damaged("watches out of order: " + watch.path);
-    sequence = watch.sequence;
+    if (watch.sequence != sequence) return damaged("watch filed under a wrong sequence: " + watch.path);
     used.watches += 1;
     used.memory += static_cast<std::int64_t>(watch.path.size() + watch.token.size());
   }

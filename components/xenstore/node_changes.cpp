@@ -99,8 +99,7 @@ ErrorCode create_node(Call& call, std::string_view path, std::span<const std::by
   call.mutated = true;
   fire_or_defer(call, {.path = path, .now = tree.find(path)});
   return ErrorCode::kNone;
-  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks): the analyzer does not follow the count of
-  // references
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks): it cannot count references
 }
 
 ErrorCode overwrite(Call& call, const Target& target, std::span<const std::byte> value) {
@@ -111,10 +110,10 @@ ErrorCode overwrite(Call& call, const Target& target, std::span<const std::byte>
   if (error == ErrorCode::kNone) error = check_memory(call, node.owner(), growth);
   if (error == ErrorCode::kNone) error = note(call, target.path, kChanged | kFiresEvent);
   if (error != ErrorCode::kNone) return error;
-  call.tree().set_value(target.path, value, ++call.state.generation, call.accounts());
+  const Node& changed = call.tree().set_value(target.path, value, ++call.state.generation, call.accounts());
   charge_transaction(call, target.path);
   call.mutated = true;
-  fire_or_defer(call, {.path = target.path, .now = call.tree().find(target.path)});
+  fire_or_defer(call, {.path = target.path, .now = &changed});
   return ErrorCode::kNone;
 }
 
@@ -225,13 +224,13 @@ ErrorCode handle_set_perms(Call& call) {
   Ref<PermissionSet> before = target.node->permissions;
   std::uint64_t before_generation = target.node->generation;
   know_domains(call, **permissions);
-  call.tree().set_permissions(target.path, std::move(*permissions), ++call.state.generation, call.accounts());
+  const Node& changed = call.tree().set_permissions(target.path, std::move(*permissions),
+                                                    ++call.state.generation, call.accounts());
   charge_transaction(call, target.path);
   call.mutated = true;
-  fire_or_defer(call, {.path = target.path,
-                       .now = call.tree().find(target.path),
-                       .before = before.get(),
-                       .before_generation = before_generation});
+  fire_or_defer(
+      call,
+      {.path = target.path, .now = &changed, .before = before.get(), .before_generation = before_generation});
   call.acknowledge();
   return ErrorCode::kNone;
 }

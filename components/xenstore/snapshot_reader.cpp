@@ -142,7 +142,7 @@ Status SnapshotReader::read_watch(FieldReader& fields) {
   if (!valid_path || !valid_prefix || watch.token.contains('\0') || watch.depth < -1)
     return damaged("impossible");
   bool in_order = watch.sequence <= state_->watch_sequence &&
-                  (session->watches.empty() || watch.sequence > session->watches.back().sequence);
+                  (session->watches.empty() || watch.sequence > session->watches.rbegin()->first);
   if (!in_order) return damaged("out of order");
   if (state_->watches.find(watch.connection, watch.path, watch.token) != nullptr) return damaged("repeated");
   state_->add_watch(*session, std::move(watch));

@@ -52,7 +52,7 @@ void write_sessions(RecordWriter& record, const State& state) {
     record.begin(RecordType::kConnection);
     record.number(session->id).number(session->domid).number(session->next_transaction_id);
     record.end();
-    for (const Watch& watch : session->watches) watches.push_back(&watch);
+    for (const auto& [sequence, watch] : session->watches) watches.push_back(&watch);
   }
   std::sort(watches.begin(), watches.end(), [](auto* a, auto* b) { return a->sequence < b->sequence; });
   for (const Watch* watch : watches) {

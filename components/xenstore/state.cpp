@@ -55,7 +55,8 @@ void State::close_session(Session& session) {
 Watch& State::add_watch(Session& session, Watch watch) {
   session.domain->watches += 1;
   session.domain->memory += static_cast<std::int64_t>(watch.path.size() + watch.token.size());
-  Watch& added = session.watches.emplace_back(std::move(watch));
+  std::uint64_t sequence = watch.sequence;
+  Watch& added = session.watches.emplace(sequence, std::move(watch)).first->second;
   watches.add(added);
   return added;
 }
@@ -64,17 +65,11 @@ void State::drop_watch(Session& session, Watch& watch) {
   session.domain->watches -= 1;
   session.domain->memory -= static_cast<std::int64_t>(watch.path.size() + watch.token.size());
   watches.remove(watch);
-  session.watches.remove_if([&](const Watch& other) { return &other == &watch; });
+  session.watches.erase(std::uint64_t{watch.sequence});
 }
 
 void State::drop_watches(Session& session) {
-  while (!session.watches.empty()) {
-    Watch& watch = session.watches.front();
-    session.domain->watches -= 1;
-    session.domain->memory -= static_cast<std::int64_t>(watch.path.size() + watch.token.size());
-    watches.remove(watch);
-    session.watches.pop_front();
-  }
+  while (!session.watches.empty()) drop_watch(session, session.watches.begin()->second);
 }
 
 Transaction& State::add_transaction(Session& session, std::uint32_t id) {
@@ -137,9 +132,10 @@ std::string domain_path(std::uint32_t domid) {
 std::string_view resolve(Call& call, std::string_view name) {
   if (name.starts_with('/') || name.starts_with('@')) return name;
   std::string prefix = domain_path(call.session.domid) + '/';
-  char* end = std::copy(prefix.begin(), prefix.end(), call.resolved_path.begin());
+  std::array<char, kMaxPayload + 64>& buffer = call.state.resolved_path;
+  char* end = std::copy(prefix.begin(), prefix.end(), buffer.begin());
   end = std::copy(name.begin(), name.end(), end);
-  return {call.resolved_path.data(), static_cast<std::size_t>(end - call.resolved_path.data())};
+  return {buffer.data(), static_cast<std::size_t>(end - buffer.data())};
 }
 
 ErrorCode note(Call& call, std::string_view path, std::uint8_t flags) {

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -27,7 +26,7 @@ struct Session {
   ConnectionId id;
   std::uint32_t domid;
   Domain* domain;
-  std::list<Watch> watches;  // in the order of their registration
+  std::map<std::uint64_t, Watch> watches;  // by sequence: in the order of their registration
   std::map<std::uint32_t, std::unique_ptr<Transaction>> transactions;
   std::uint32_t next_transaction_id = 1;
 
@@ -72,7 +71,9 @@ struct State {
   std::vector<std::unique_ptr<Session>> sessions;  // by connection id
   Ref<PermissionSet> introduce_permissions;
   Ref<PermissionSet> release_permissions;
-  std::vector<Watch*> matched;  // scratch of the event code; no state
+  // Scratch space, no state: of the event code, and where a relative path is completed.
+  std::vector<Watch*> matched;
+  std::array<char, kMaxPayload + 64> resolved_path;
 };
 
 // Connection ids are small: the table of sessions is indexed by them.
@@ -87,7 +88,6 @@ struct Call {
   std::string_view payload;
   Output& out;
   bool mutated = false;
-  std::array<char, 4224> resolved_path{};  // where a relative path is completed
 
   Tree& tree() const { return transaction != nullptr ? transaction->tree : state.tree; }
   Accounts& accounts() const;

@@ -9,8 +9,7 @@ namespace {
 
 Ref<SharedArray<std::byte>> make_value(std::span<const std::byte> value) {
   return value.empty() ? Ref<SharedArray<std::byte>>{} : SharedArray<std::byte>::make(value);
-  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks): the analyzer does not follow the count of
-  // references
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks): it cannot count references
 }
 
 // Overwrites in place where nobody else holds the value and it fits.
@@ -103,7 +102,7 @@ Node& Tree::exclusive(std::string_view path) {
 // Changes one existing node: refreshes its permissions before its generation moves on, then keeps hash,
 // digest and accounts.
 template <typename Change>
-void Tree::edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change) {
+Node& Tree::edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change) {
   Node& node = exclusive(path);
   std::uint32_t owner = node.owner();
   std::int64_t bytes = charged_bytes(node, path.size());
@@ -123,20 +122,21 @@ void Tree::edit(std::string_view path, std::uint64_t generation, Accounts& accou
   } else if (now != bytes) {
     accounts.charge(owner, 0, now - bytes);
   }
+  return node;
 }
 
-void Tree::set_value(std::string_view path, std::span<const std::byte> value, std::uint64_t generation,
-                     Accounts& accounts) {
-  edit(path, generation, accounts, [&](Node& node) {
+const Node& Tree::set_value(std::string_view path, std::span<const std::byte> value, std::uint64_t generation,
+                            Accounts& accounts) {
+  return edit(path, generation, accounts, [&](Node& node) {
     assign_value(node, value);
     node.data_generation = generation;
     return true;
   });
 }
 
-void Tree::set_permissions(std::string_view path, Ref<PermissionSet> permissions, std::uint64_t generation,
-                           Accounts& accounts) {
-  edit(path, generation, accounts, [&](Node& node) {
+const Node& Tree::set_permissions(std::string_view path, Ref<PermissionSet> permissions,
+                                  std::uint64_t generation, Accounts& accounts) {
+  return edit(path, generation, accounts, [&](Node& node) {
     node.permissions = std::move(permissions);
     node.data_generation = generation;
     return true;

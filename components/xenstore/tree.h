@@ -48,10 +48,10 @@ class Tree {
 
   // Every change stamps the node it changes (and the parent whose list changed) with `generation`, which is
   // new.
-  void set_value(std::string_view path, std::span<const std::byte> value, std::uint64_t generation,
-                 Accounts& accounts);
-  void set_permissions(std::string_view path, Ref<PermissionSet> permissions, std::uint64_t generation,
-                       Accounts& accounts);
+  const Node& set_value(std::string_view path, std::span<const std::byte> value, std::uint64_t generation,
+                        Accounts& accounts);
+  const Node& set_permissions(std::string_view path, Ref<PermissionSet> permissions, std::uint64_t generation,
+                              Accounts& accounts);
   void set_content(std::string_view path, std::span<const std::byte> value, Ref<PermissionSet> permissions,
                    std::uint64_t generation, Accounts& accounts);
   // `path` is absent, its parent exists.
@@ -76,7 +76,7 @@ class Tree {
 
  private:
   template <typename Change>
-  void edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change);
+  Node& edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change);
   Node& exclusive(std::string_view path);
   void discount(const Node& removed, std::string_view path, Accounts& accounts);
   void attach(std::string_view path, Ref<Node> node, Node& parent, Accounts& accounts);

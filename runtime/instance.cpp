@@ -133,6 +133,9 @@ Status Instance::take(const contract::ToInstance& message, std::vector<UniqueFd>
         entry = {message.deposited().kind(), std::move(fds[0])};
       }
       return {};
+    case contract::ToInstance::kWithdrawn:
+      custody_.erase(message.withdrawn());
+      return {};
     case contract::ToInstance::kCustodyComplete:
       complete_ = true;
       return {};

@@ -51,7 +51,8 @@ class Instance {
   // The io_uring inherited from the core; invalid if there is none.
   BorrowedFd ring_fd() const { return ring_.borrow(); }
 
-  // An item of custody, nullptr if there is none of that name (yet).
+  // An item of custody, nullptr if there is none of that name (yet, or any more: pump() closes what an
+  // instance has withdrawn).
   const CustodyEntry* custody(const std::string& name) const;
 
   // Puts a descriptor into custody and waits (bounded) until the core holds it; orders that arrive meanwhile

@@ -89,9 +89,12 @@ void Component::on_deposit(Instance& instance, const contract::CustodyItem& item
 
 void Component::on_withdraw(const std::string& item) {
   const HeldItem* held = custody_.find(item);
-  // Repeated by a depositor that got no answer, or one of the core's own items: nothing to do.
-  if (held == nullptr || held->depositor == 0) return;
-  (void)custody_.withdraw(item);  // it is there
+  if (held != nullptr && held->depositor == 0) return;  // the core's own
+  // Not there: a former core died between removing it and telling so.
+  if (held != nullptr) (void)custody_.withdraw(item);
+  contract::ToInstance message;
+  message.set_withdrawn(bounded(item));
+  send_all(message);
 }
 
 void Component::on_ready(Instance& instance) {

@@ -5,12 +5,16 @@
 
 #include "monitors/exit.h"
 #include "runtime/clock.h"
+#include "runtime/crash_point.h"
 #include "supervisor/component.h"
 
 namespace bulkhead::supervisor {
 namespace {
 
 using recovery::Rung;
+
+CrashPoint exit_before_handling{"core-exit-before-handling"};
+CrashPoint exit_after_handling{"core-exit-after-handling"};
 
 constexpr std::int64_t kLostGrace = kSecond;  // between a closed contract and the end of its process
 
@@ -88,6 +92,7 @@ Event Component::decide(Event otherwise, bool standby_present) {
 void Component::on_exit(std::uint64_t id, const ExitStatus& exit) {
   const auto found = instances_.find(id);
   if (found == instances_.end()) return;
+  exit_before_handling.pass();
   const std::unique_ptr<Instance> instance = std::move(found->second);
   instances_.erase(found);
   services_.loop.unwatch(instance->process.fd());
@@ -113,6 +118,7 @@ void Component::on_exit(std::uint64_t id, const ExitStatus& exit) {
   }
   services_.faults.instance_gone(id);
   forget(*instance);
+  exit_after_handling.pass();
   if (instance->id == yielding_) yielding_ = 0;
   end_if_alone();
   services_.changed(name());

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "runtime/clock.h"
 #include "runtime/pidfd.h"
@@ -79,9 +80,7 @@ void CoreHost::connect() {
   auto channel = grpc::CreateCustomChannel("unix:" + path("run/api.sock"), grpc::InsecureChannelCredentials(),
                                            arguments);
   stub_ = v1::Supervisor::NewStub(channel);
-  v1::GetVersionResponse version;
-  const grpc::Status answered = stub_->GetVersion(deadline().get(), {}, &version);
-  EXPECT_TRUE(answered.ok()) << answered.error_message() << "\n" << log();
+  wait_for_successor(0);
 }
 
 CoreHost::~CoreHost() {
@@ -275,6 +274,12 @@ void CoreHost::wait_for_successor(pid_t former) {
     if (stub_->GetVersion(&context, {}, &version).ok() && version.core_pid() != former) return;
   }
   ADD_FAILURE() << "no successor of core " << former << " answers\n" << log();
+}
+
+void CoreHost::wait_for_run(int number) const {
+  const auto end = patience();
+  while (core_runs() < number && std::chrono::system_clock::now() < end) std::this_thread::yield();
+  EXPECT_GE(core_runs(), number) << "the core did not die\n" << log();
 }
 
 void CoreHost::signal_core(int number) const {

@@ -57,6 +57,8 @@ class CoreHost {
   int core_runs() const;  // 1: the first
   // Waits until a core with another pid than `former` answers.
   void wait_for_successor(pid_t former);
+  // Waits until the core has been started `number` times.
+  void wait_for_run(int number) const;
   void signal_core(int number) const;
   Program& program() { return *program_; }
   // At the end it is not asked to end: it does so by itself, with this exit code (or minus the signal).

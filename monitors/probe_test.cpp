@@ -102,7 +102,10 @@ class ProbeTest : public ::testing::Test {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path.data(), path.size());
-    EXPECT_TRUE(fd.valid());
+    if (!fd.valid()) {
+      ADD_FAILURE() << "no socket";
+      return fd;
+    }
     EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     EXPECT_EQ(::listen(fd.get(), backlog), 0);
     return fd;

@@ -196,6 +196,7 @@ program = "x"
 program = "x"
 )");
   std::vector<std::string> order;
+  order.reserve(config.components.size());
   for (const auto& component : config.components) order.push_back(component.name);
   EXPECT_THAT(order, ElementsAre("c", "d", "b", "a"));
 }

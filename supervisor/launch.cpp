@@ -146,7 +146,7 @@ Result<std::string> find_program(const std::string& program) {
   }
   std::string searched;
   for (const auto& place : program_directories()) {
-    std::string path = place + "/" + program;
+    std::string path = std::filesystem::path(place) / program;
     if (!program.empty() && executable(path)) return path;
     searched += searched.empty() ? "" : ", ";
     searched += place;

@@ -134,6 +134,7 @@ class Component {
   void supersede(Instance& instance);
   Cause planned_cause(const std::string& evidence) const;
   void open_incident();
+  void note_step();
   void close_incident();
 
   // Instances come to be (component_launch.cpp).

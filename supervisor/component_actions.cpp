@@ -225,12 +225,17 @@ Cause Component::planned_cause(const std::string& evidence) const {
 void Component::open_incident() {
   if (!outage_.is_open()) ++incidents_;
   outage_.begin(name(), why_);
+  note_step();
+}
+
+void Component::note_step() {
   if (step_) outage_.step(std::string(name_of(step_->rung)) + ": " + step_->why, step_->if_recurs);
   step_.reset();
 }
 
 void Component::close_incident() {
   if (!outage_.is_open()) return;
+  note_step();
   std::int64_t serving = 0;
   std::string outcome = "stopped";
   if (state_ == State::kServing) {

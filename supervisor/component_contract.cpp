@@ -130,7 +130,7 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   takeover_->set_blamed_client(bounded(message.blamed_client()));
   const bool takes_over = before != &instance;
   Event event = takes_over ? Event::kSuccessorServing : Event::kReady;
-  if (takes_over && state_ == State::kServing && before != nullptr) {
+  if (takes_over && before != nullptr && (state_ == State::kServing || state_ == State::kRecovering)) {
     // The kernel was faster than the exit: the ladder is asked now, for the exit will be no event any more.
     why_ = cause_of(*before, "the lease passed on");
     event = decide(event, true);

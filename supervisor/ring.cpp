@@ -2,12 +2,10 @@
 
 #include <fcntl.h>
 #include <liburing.h>
-#include <linux/limits.h>
-#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string_view>
 
 namespace bulkhead::supervisor {
@@ -15,14 +13,20 @@ namespace {
 
 constexpr std::uint32_t kMaxCompletions = 65'536;
 
+// Made with liburing rather than the bare system call, because it also fills in the ring's index array, which
+// io_uring_queue_mmap() in an instance takes for granted.
 Result<Ring> setup(std::uint32_t entries, std::uint32_t flags) {
   io_uring_params params{};
   params.flags = IORING_SETUP_CQSIZE | flags;
   params.cq_entries = std::min(entries * 8, kMaxCompletions);
+  io_uring mapped{};
+  if (const int error = ::io_uring_queue_init_params(entries, &mapped, &params); error != 0) {
+    return os_failure("cannot create an io_uring", -error);
+  }
   Ring ring;
-  ring.fd.reset(static_cast<int>(::syscall(SYS_io_uring_setup, entries, &params)));
+  ring.fd.reset(::fcntl(mapped.ring_fd, F_DUPFD_CLOEXEC, 0));
+  ::io_uring_queue_exit(&mapped);  // unmaps, and closes the first descriptor
   if (!ring.fd.valid()) return os_failure("cannot create an io_uring");
-  if (::fcntl(ring.fd.get(), F_SETFD, FD_CLOEXEC) != 0) return os_failure("cannot create an io_uring");
   ring.params.assign(reinterpret_cast<const char*>(&params), sizeof params);
   return ring;
 }

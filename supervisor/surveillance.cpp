@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "monitors/process_activity.h"
 #include "monitors/request_probe.h"
 
@@ -179,28 +181,32 @@ void Surveillance::watch_progress(Instance& instance) const {
 }
 
 void Surveillance::arm_progress() {
-  const std::int64_t interval = config_.monitor.check_interval_ns;
-  if (interval <= 0 || config_.monitor.progress_deadline_ns <= 0) return;
-  const std::int64_t due = loop_.now() + interval;
+  if (config_.monitor.check_interval_ns <= 0 || config_.monitor.progress_deadline_ns <= 0) return;
+  // While everybody answers, half the deadline is often enough; a doubt is looked at more closely.
+  const std::int64_t calm =
+      std::max(config_.monitor.check_interval_ns, config_.monitor.progress_deadline_ns / 2);
+  const std::int64_t due = loop_.now() + (calm_ ? calm : config_.monitor.check_interval_ns);
   progress_timer_ = loop_.at(due, [this, due] { check_progress(due); });
 }
 
 void Surveillance::check_progress(std::int64_t due_ns) {
-  arm_progress();
+  calm_ = true;
   // By id: a finding may end instances.
   for (std::uint64_t at = 0;;) {
     const auto next = instances_.upper_bound(at);
-    if (next == instances_.end()) return;
+    if (next == instances_.end()) break;
     at = next->first;
     check_progress_of(*next->second, due_ns);
   }
+  arm_progress();
 }
 
-void Surveillance::check_progress_of(Instance& instance, std::int64_t due_ns) const {
+void Surveillance::check_progress_of(Instance& instance, std::int64_t due_ns) {
   if (!instance.progress || instance.role == Role::kFormer || instance.ending) return;
   Vitals& vitals = instance.link->vitals();
   const monitors::WorkCounters counters{vitals.pong.load(), vitals.work_done.load(),
                                         vitals.oldest_pending_ns.load()};
+  if (counters.pong < vitals.ping.load() || counters.oldest_pending_ns != 0) calm_ = false;
   const pid_t pid = instance.process.pid();
   const auto verdict =
       instance.progress->check(loop_.now(), due_ns, counters, [pid] { return monitors::read_activity(pid); });

@@ -63,7 +63,7 @@ class Surveillance {
   void handle(const ProbeRunner::Outcome& outcome);
   void arm_progress();
   void check_progress(std::int64_t due_ns);
-  void check_progress_of(Instance& instance, std::int64_t due_ns) const;
+  void check_progress_of(Instance& instance, std::int64_t due_ns);
   void sample_resources();
 
   EventLoop& loop_;
@@ -77,6 +77,7 @@ class Surveillance {
   monitors::LatencyMonitor latency_;
   std::uint64_t probe_token_ = 0;
   bool complaint_ = false;
+  bool calm_ = true;  // nobody left a ping unanswered at the last check
   EventLoop::TimerId progress_timer_ = 0, resource_timer_ = 0;
 };
 

@@ -25,3 +25,7 @@ add_dependencies(api_edge_test bulkhead-api bulkhead api_python_messages)
 
 bulkhead_test(cli_programs_test SOURCES cli_test.cpp DEPS bulkhead_api_programs LABEL integration)
 add_dependencies(cli_programs_test bulkhead-api bulkhead)
+
+find_package(CLI11 REQUIRED)
+bulkhead_test(cli_manual_test SOURCES cli_manual_test.cpp DEPS bulkhead_cli bulkhead_supervisor_parts)
+target_compile_definitions(cli_manual_test PRIVATE BULKHEAD_SOURCE="${PROJECT_SOURCE_DIR}")

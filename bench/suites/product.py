@@ -111,5 +111,5 @@ def run_load(product, clients, number, between, deadline=None):
 
 
 # A campaign kills more often than any real fault: no budget may end it.
-CAMPAIGN = ("components.xenstore.restart.hand_over_budget=1000000000", "components.xenstore.restart.budget=1000000000",
+CAMPAIGN = ("components.xenstore.restart.hand_over_budget=1000000", "components.xenstore.restart.budget=1000000",
             "supervisor.log_level=warning", "defaults.restart.backoff_initial=1ms")

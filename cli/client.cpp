@@ -86,9 +86,6 @@ Failure failure_of(const grpc::Status& status, const std::string& socket, millis
                     "; it may still be going on: look at 'bulkhead status' (--timeout waits longer)"};
       }
       return {ExitCode::kUnreachable, unreachable(socket, "no answer within " + limit)};
-    case StatusCode::PERMISSION_DENIED:
-      return {ExitCode::kFailed,
-              status.error_message() + " (root and members of group bulkhead may change things)"};
     case StatusCode::UNIMPLEMENTED:
       return {ExitCode::kFailed,
               "the supervisor does not know this request: is it older than this program? " +

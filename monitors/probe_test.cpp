@@ -98,7 +98,12 @@ class ProbeTest : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
   static UniqueFd listen_unix(const std::string& path, int backlog) {
-    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int number = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (number < 0) {
+      ADD_FAILURE() << "no socket";
+      return {};
+    }
+    UniqueFd fd(number);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path.data(), path.size());
@@ -106,7 +111,7 @@ class ProbeTest : public ::testing::Test {
       ADD_FAILURE() << "no socket";
       return fd;
     }
-    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::bind(number, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     EXPECT_EQ(::listen(fd.get(), backlog), 0);
     return fd;
   }

@@ -120,7 +120,9 @@ SnapshotWriting& SnapshotWriting::operator=(SnapshotWriting&& other) noexcept {
   return *this;
 }
 
-SnapshotWriting::~SnapshotWriting() { unlock(); }
+SnapshotWriting::~SnapshotWriting() {
+  unlock();
+}
 
 void SnapshotWriting::unlock() {
   if (custody_ != nullptr) ::pthread_mutex_unlock(lock_of(custody_->snapshot(slot_)));

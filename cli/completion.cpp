@@ -121,6 +121,7 @@ std::vector<Candidate> values_of(const CLI::Option& option, const Position& at, 
   if (type.starts_with("COMPONENT")) words = names.components();
   if (type.starts_with("FAULT")) words = names.faults(at.arguments.empty() ? "" : at.arguments[0]);
   std::vector<Candidate> candidates;
+  candidates.reserve(words.size());
   for (std::string& word : words) candidates.push_back({std::move(word), ""});
   return candidates;
 }

@@ -22,7 +22,7 @@ struct JournalRecord {
 
 class Journal {
  public:
-  static constexpr std::size_t kMaxPayload = 64 * 1024;
+  static constexpr std::size_t kMaxPayload = std::size_t{64} * 1024;
   // Room that must be free for an append of any size to succeed, padding included.
   static constexpr std::uint64_t kMaxRecord = 2 * (kMaxPayload + 64);
 

@@ -91,15 +91,15 @@ struct SnapshotHead {
 };
 inline constexpr std::size_t kSnapshotData = 4096;
 
-inline constexpr std::size_t commit_record_bytes(std::uint32_t max_connections) {
+constexpr std::size_t commit_record_bytes(std::uint32_t max_connections) {
   return (sizeof(CommitRecord) + sizeof(CommitEntry) * (std::size_t{max_connections} + 1) + 63) / 64 * 64;
 }
 inline constexpr std::size_t kCommitRecords =
     4096;  // offset of the two commit records in the control segment
-inline constexpr std::size_t control_bytes(std::uint32_t max_connections) {
+constexpr std::size_t control_bytes(std::uint32_t max_connections) {
   return kCommitRecords + 2 * commit_record_bytes(max_connections);
 }
-inline constexpr std::size_t connections_bytes(const Geometry& g) {
+constexpr std::size_t connections_bytes(const Geometry& g) {
   return std::size_t{g.max_connections} * (sizeof(Slot) + std::size_t{g.in_bytes} + g.out_bytes) + 4096;
 }
 

@@ -22,7 +22,7 @@ namespace {
 constexpr int kMaxRequestBytes = 64 * 1024;  // requests hold a few names and numbers
 constexpr int kMaxMetadataBytes = 16 * 1024;
 constexpr int kMaxStreamsPerConnection = 128;  // HTTP/2 streams, health watches among them
-constexpr std::size_t kMaxMemoryBytes = 128 * 1024 * 1024;
+constexpr std::size_t kMaxMemoryBytes = std::size_t{128} * 1024 * 1024;
 // A client that has gone without a word (TCP) or hangs is noticed after the sum of both.
 constexpr int kKeepaliveMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
@@ -167,7 +167,7 @@ void GrpcServer::stop(std::chrono::milliseconds grace) {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::start(CoreLink& link, UniqueFd listening,
-                                              std::optional<TcpOptions> tcp, ListenerLimits limits) {
+                                              const std::optional<TcpOptions>& tcp, ListenerLimits limits) {
   auto server = std::make_unique<GrpcServer>(link);
   if (Status s = server->build(tcp); !s) return forward(std::move(s));
   if (Status s = server->serve(link, std::move(listening), limits); !s) return forward(std::move(s));

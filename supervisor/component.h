@@ -170,6 +170,9 @@ class Component {
   recovery::LadderPolicy ladder_policy() const;
   Cause cause_of(const Instance& instance, const std::string& evidence) const;
   Event decide(Event otherwise, bool standby_present);
+  std::int64_t patience_with(std::uint64_t id);
+  void on_end(Instance& instance);
+  void reap(std::uint64_t id);
   void on_exit(std::uint64_t id, const ExitStatus& exit);
   bool ended_for_good(const ExitStatus& exit) const;
   void active_ended(const Instance& instance, const ExitStatus& exit, const std::string& evidence);

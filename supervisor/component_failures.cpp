@@ -16,6 +16,9 @@ using recovery::Rung;
 CrashPoint exit_before_handling{"core-exit-before-handling"};
 CrashPoint exit_after_handling{"core-exit-after-handling"};
 
+// A successor takes over by itself and is answering what its clients have waited for, perhaps on this CPU: so long the
+// books and the next standby can wait.
+constexpr std::int64_t kSettle = 2 * kMillisecond;
 constexpr std::int64_t kLostGrace = kSecond;  // between a closed contract and the end of its process
 
 }  // namespace
@@ -54,7 +57,7 @@ recovery::LadderPolicy Component::ladder_policy() const {
 }
 
 Cause Component::cause_of(const Instance& instance, const std::string& evidence) const {
-  Cause cause("exit", evidence, 0, services_.loop.now());
+  Cause cause("exit", evidence, 0, instance.ended_ns > 0 ? instance.ended_ns : services_.loop.now());
   cause.incarnation = incarnation_;
   if (instance.id == yielding_) return yield_cause_;
   if (instance.finding) {
@@ -87,6 +90,26 @@ Event Component::decide(Event otherwise, bool standby_present) {
   if (step_->rung == Rung::kIsolate) return Event::kBudgetExhausted;
   if (!standby_present || step_->rung == Rung::kHandOver) return otherwise;
   return Event::kRebuildRequired;
+}
+
+// A ready standby has nothing urgent to say but that it has taken over.
+std::int64_t Component::patience_with(std::uint64_t id) {
+  const Instance* instance = find_instance(id);
+  return instance != nullptr && instance->role == Role::kStandby && instance->ready ? kSettle : 0;
+}
+
+void Component::on_end(Instance& instance) {
+  instance.ended_ns = services_.loop.now();
+  const Instance* heir = standby();
+  if (instance.role != Role::kActive || heir == nullptr || !heir->ready) return reap(instance.id);
+  services_.loop.unwatch(instance.process.fd());
+  services_.loop.after(kSettle, [this, id = instance.id] { reap(id); });
+}
+
+void Component::reap(std::uint64_t id) {
+  Instance* instance = find_instance(id);
+  if (instance == nullptr) return;
+  if (const auto exit = instance->process.reap()) on_exit(id, *exit);
 }
 
 void Component::on_exit(std::uint64_t id, const ExitStatus& exit) {

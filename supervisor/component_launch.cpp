@@ -167,9 +167,7 @@ Status Component::connect(Instance& instance, UniqueFd output, UniqueFd error_ou
   instance.error_output =
       std::make_unique<OutputReader>(services_.loop, std::move(error_output), logger(true));
   auto watched = services_.loop.watch(instance.process.fd(), EPOLLIN, [this, id](std::uint32_t) {
-    Instance* ended = find_instance(id);
-    if (ended == nullptr) return;
-    if (const auto exit = ended->process.reap()) on_exit(id, *exit);
+    if (Instance* ended = find_instance(id); ended != nullptr) on_end(*ended);
   });
   if (!watched || !instance.link) return watched;
   return instance.link->start(
@@ -180,6 +178,7 @@ Status Component::connect(Instance& instance, UniqueFd output, UniqueFd error_ou
                on_message(*from, message, std::move(fds));
            },
        .lost = [this, id](const std::string& why) { on_lost(id, why); },
+       .patience = [this, id] { return patience_with(id); },
        // What waits in this process dies with it: a successor must know that the instance needs it again.
        .behind = [this] { services_.persist(); }});
 }

@@ -58,6 +58,7 @@ InstanceLink::~InstanceLink() {
   if (loop_ == nullptr) return;
   loop_->unwatch(socket_.borrow());
   loop_->cancel(retry_);
+  loop_->cancel(pause_);
 }
 
 Status InstanceLink::park() const {
@@ -73,13 +74,16 @@ void InstanceLink::forget() const {
 
 Status InstanceLink::start(EventLoop& loop, const ManifestMemory& manifest, std::uint64_t source,
                            Handlers handlers) {
-  auto watched = loop.watch(socket_.borrow(), EPOLLIN, [this](std::uint32_t events) { on_event(events); });
-  if (!watched) return watched;
   loop_ = &loop;
   manifest_ = &manifest;
   source_ = source;
   handlers_ = std::move(handlers);
-  return {};
+  return listen();
+}
+
+Status InstanceLink::listen() {
+  const std::uint32_t events = behind_ ? EPOLLIN | EPOLLOUT : EPOLLIN;
+  return loop_->watch(socket_.borrow(), events, [this](std::uint32_t happened) { on_event(happened); });
 }
 
 void InstanceLink::send(contract::ToInstance message) {
@@ -146,8 +150,25 @@ void InstanceLink::cannot_send(const Error& error) {
 }
 
 void InstanceLink::on_event(std::uint32_t events) {
-  const std::weak_ptr<bool> alive = alive_;
   if ((events & EPOLLOUT) != 0) flush();
+  if ((events & ~std::uint32_t{EPOLLOUT}) == 0) return;
+  const std::int64_t patience = handlers_.patience ? handlers_.patience() : 0;
+  if (patience > 0) return pause(patience);
+  receive();
+}
+
+// Unwatched meanwhile: a closed socket would be reported all the time.
+void InstanceLink::pause(std::int64_t ns) {
+  loop_->unwatch(socket_.borrow());
+  pause_ = loop_->after(ns, [this] {
+    pause_ = 0;
+    if (auto listening = listen(); !listening) return lose(listening.error().message());
+    receive();
+  });
+}
+
+void InstanceLink::receive() {
+  const std::weak_ptr<bool> alive = alive_;
   for (int i = 0; i < kMessagesPerTurn && !alive.expired(); ++i) {
     if (!receive_one()) return;
   }
@@ -178,6 +199,7 @@ bool InstanceLink::receive_one() {
 
 void InstanceLink::lose(const std::string& why) {
   loop_->unwatch(socket_.borrow());
+  loop_->cancel(std::exchange(pause_, 0));
   outgoing_.clear();
   const auto lost = handlers_.lost;  // it may destroy this object
   lost(why);

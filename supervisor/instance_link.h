@@ -31,6 +31,8 @@ class InstanceLink {
     std::function<void(const contract::FromInstance& message, std::vector<UniqueFd> fds)> message;
     // The other end is closed, speaks nonsense or does not read: the instance cannot be used any more.
     std::function<void(const std::string& why)> lost;
+    // How long to leave what has come where it is; 0: no time. Asked once per wait; may be empty.
+    std::function<std::int64_t()> patience = {};
     // Messages wait in this process because the instance does not read: they would die with it.
     std::function<void()> behind;
   };
@@ -86,6 +88,9 @@ class InstanceLink {
   void cannot_send(const Error& error);
   Status send_now(const Outgoing& outgoing) const;
   void on_event(std::uint32_t events);
+  Status listen();
+  void pause(std::int64_t ns);
+  void receive();
   bool receive_one();
   void lose(const std::string& why);
 
@@ -100,7 +105,7 @@ class InstanceLink {
   Mapping vitals_page_;
   std::deque<Outgoing> outgoing_;
   bool behind_ = false;
-  EventLoop::TimerId retry_ = 0;
+  EventLoop::TimerId retry_ = 0, pause_ = 0;
   // Expires with this object: a callback that was under way when it went away must not touch it.
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -79,7 +79,7 @@ Status Server::take_over(const Takeover& takeover) {
   arm_poll(Operation::kContract, instance_.contract_fd());
   instance_.vitals().active.store(1);
   report_active(takeover);
-  spdlog::info("incarnation {} serves, {} records replayed at takeover", incarnation_,
+  spdlog::debug("incarnation {} serves, {} records replayed at takeover", incarnation_,
                replica_.executed() - executed_before);
   return {};
 }

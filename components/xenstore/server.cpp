@@ -78,9 +78,7 @@ Status Server::take_over(const Takeover& takeover) {
   arm_poll(Operation::kWake, instance_.wake_fd());
   arm_poll(Operation::kContract, instance_.contract_fd());
   instance_.vitals().active.store(1);
-  report_active(takeover);
-  spdlog::debug("incarnation {} serves, {} records replayed at takeover", incarnation_,
-               replica_.executed() - executed_before);
+  report_active(takeover, replica_.executed() - executed_before);
   return {};
 }
 
@@ -113,14 +111,14 @@ void Server::resume_connections() {
   }
 }
 
-void Server::report_active(const Takeover& takeover) {
+void Server::report_active(const Takeover& takeover, std::uint64_t replayed) {
   contract::FromInstance message;
   auto* active = message.mutable_active();
   active->set_incarnation(takeover.incarnation);
   active->set_acquired_monotonic_ns(takeover.acquired_ns);
   active->set_serving_monotonic_ns(monotonic_ns());
   active->set_predecessor_died(takeover.predecessor_died);
-  active->set_replayed(replica_.executed());
+  active->set_replayed(replayed);
   // The core may be dead or slow: serving matters more than telling.
   if (auto sent = instance_.send(message); !sent)
     spdlog::warn("the core was not told: {}", sent.error().message());

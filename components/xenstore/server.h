@@ -83,7 +83,7 @@ class Server {
   void pace(std::int64_t now);
   void obey(const contract::ToInstance& order);
   void answer_query(const contract::Query& query);
-  void report_active(const Takeover& takeover);
+  void report_active(const Takeover& takeover, std::uint64_t replayed);
   std::int64_t next_deadline() const;
 
   Instance& instance_;

@@ -44,10 +44,10 @@ std::string local_time(std::int64_t unix_us, Part part) {
 
 std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
   double number = 0;
-  const char* end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
+  const auto [rest, error] =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   if (error != std::errc() || !std::isfinite(number) || number < 0) return std::nullopt;
-  const std::optional<double> unit = milliseconds_in(std::string_view(rest, end));
+  const std::optional<double> unit = milliseconds_in(text.substr(static_cast<std::size_t>(rest - text.data())));
   if (!unit || number * *unit > kDayMs) return std::nullopt;
   return std::chrono::milliseconds(std::llround(number * *unit));
 }
@@ -63,7 +63,7 @@ std::string age_text(std::chrono::milliseconds age) {
   const std::int64_t seconds = std::max<std::int64_t>(age.count() / 1000, 0);
   if (seconds < 60) return std::to_string(seconds) + "s";
   if (seconds < 3600) return std::to_string(seconds / 60) + "m";
-  if (seconds < 48 * 3600) return std::to_string(seconds / 3600) + "h";
+  if (seconds < std::int64_t{48} * 3600) return std::to_string(seconds / 3600) + "h";
   return std::to_string(seconds / 86400) + "d";
 }
 

@@ -1,5 +1,6 @@
 #include "runtime/adopted_ring.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <cstring>
@@ -49,7 +50,8 @@ void AdoptedRing::adopt() {
 io_uring_sqe* AdoptedRing::entry() {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   while (sqe == nullptr) {
-    (void)submit();
+    // Whatever hinders it passes, and nothing can be done here until it has.
+    if (auto submitted = submit(); !submitted) ::sched_yield();
     sqe = io_uring_get_sqe(&ring_);
   }
   return sqe;

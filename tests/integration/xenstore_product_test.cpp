@@ -1,0 +1,215 @@
+// The product as an operator has it: bulkheadd with the real xenstore service, faults through the API, a
+// checking load that notices whatever is lost, repeated, torn or out of order.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <fstream>
+#include <thread>
+
+#include "tests/integration/core_host.h"
+
+namespace bulkhead::test {
+namespace {
+
+constexpr const char* kXenstore = R"(
+[components.xenstore]
+program = "@BIN@/bulkhead-xenstored"
+standby = true
+socket = "@DIR@/xenstore.sock"
+ring_entries = 1024
+monitor = { probe = "xenstore", probe_interval = "200ms" }
+restart = { backoff_initial = "10ms", backoff_max = "50ms", hand_over_budget = 1000, budget = 1000 }
+)";
+
+std::string bin(const std::string& program) {
+  return std::string(BULKHEAD_BIN) + "/" + program;
+}
+
+// xs-load until it is stopped. Its own exit code says whether it found anything wrong.
+class Load {
+ public:
+  explicit Load(const CoreHost& host)
+      : enough_(host.path("enough")),
+        program_({bin("xs-load"), "--socket", host.path("xenstore.sock"), "--clients",
+                  "readers=1,writers=2,watchers=1,movers=2,models=1", "--until-file", enough_,
+                  "--started-file", host.path("started")},
+                 {}) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (!std::filesystem::exists(host.path("started")) && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+    EXPECT_TRUE(std::filesystem::exists(host.path("started"))) << program_.errors();
+  }
+
+  void expect_nothing_wrong() {
+    std::ofstream(enough_).put('\n');
+    const std::string report = program_.rest();
+    EXPECT_EQ(program_.wait(), 0) << report << program_.errors();
+    EXPECT_THAT(report, ::testing::HasSubstr("anomalies 0"));
+  }
+
+ private:
+  std::string enough_;
+  Program program_;
+};
+
+void inject(CoreHost& host, const std::string& kind, const std::string& argument = "",
+            const std::string& target = "", std::uint32_t for_ms = 0) {
+  const grpc::Status status = host.inject("xenstore", kind, argument, target, for_ms);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+}
+
+void wait_for_takeover(CoreHost& host, const v1::Component& before) {
+  host.wait("xenstore", "the standby has taken over", [&](const v1::Component& c) {
+    return c.state() == v1::STATE_SERVING && c.active_pid() == before.standby_pid();
+  });
+}
+
+struct Case {
+  const char* fault;
+  const char* argument;
+};
+
+TEST(XenstoreProduct, FaultsOfTheActiveUnderLoad) {
+  CoreHost host(kXenstore);
+  host.wait_complete("xenstore");
+  Load load(host);
+  for (const auto& [fault, argument] :
+       {Case{"crash", ""}, Case{"abort", ""}, Case{"exit", ""}, Case{"hang", ""}, Case{"spin", ""},
+        Case{"deadlock", ""}, Case{"crash-at", "committed"}, Case{"crash-at", "send-completed"},
+        Case{"crash", ""}}) {
+    SCOPED_TRACE(std::string(fault) + " " + argument);
+    const v1::Component before = host.wait_complete("xenstore");
+    inject(host, fault, argument);
+    wait_for_takeover(host, before);
+    const v1::Incident incident = host.wait_incident("xenstore", "closed", [&](const v1::Incident& i) {
+      return i.incarnation() == before.incarnation() && i.outcome() == "recovered";
+    });
+    EXPECT_TRUE(incident.deliberate());
+    EXPECT_EQ(incident.lost(), 0U);
+    EXPECT_EQ(incident.refused(), 0U);
+  }
+  load.expect_nothing_wrong();
+}
+
+TEST(XenstoreProduct, FaultsOfTheStandbyUnderLoad) {
+  CoreHost host(kXenstore);
+  host.wait_complete("xenstore");
+  Load load(host);
+  for (const char* fault : {"crash", "abort", "exit", "hang"}) {
+    SCOPED_TRACE(fault);
+    const v1::Component before = host.wait_complete("xenstore");
+    inject(host, fault, "", "standby");
+    const v1::Component after = host.wait("xenstore", "another standby", [&](const v1::Component& c) {
+      return c.standby_ready() && c.standby_pid() != before.standby_pid();
+    });
+    EXPECT_EQ(after.active_pid(), before.active_pid());
+    EXPECT_EQ(after.incarnation(), before.incarnation());
+  }
+  load.expect_nothing_wrong();
+}
+
+// These the service survives by itself; when their time is up, nothing of them is left.
+TEST(XenstoreProduct, FaultsThatEndByThemselves) {
+  CoreHost host(kXenstore);
+  host.wait_complete("xenstore");
+  Load load(host);
+  inject(host, "slow", "1ms", "", 300);
+  inject(host, "leak", "1MiB", "", 300);
+  inject(host, "fdleak", "100", "", 300);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  v1::ListFaultsResponse faults;
+  do {
+    ASSERT_TRUE(host.api().ListFaults(CoreHost::deadline().get(), {}, &faults).ok());
+  } while (faults.faults_size() > 0 && std::chrono::steady_clock::now() < deadline);
+  EXPECT_EQ(faults.faults_size(), 0);
+  load.expect_nothing_wrong();
+}
+
+TEST(XenstoreProduct, BothKilledUnderLoad) {
+  CoreHost host(kXenstore);
+  Load load(host);
+  for (int round = 0; round < 3; ++round) {
+    const v1::Component before = host.wait_complete("xenstore");
+    ::kill(static_cast<pid_t>(before.standby_pid()), SIGKILL);
+    ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);
+    host.wait("xenstore", "a new pair", [&](const v1::Component& c) {
+      return c.state() == v1::STATE_SERVING && c.incarnation() > before.incarnation();
+    });
+  }
+  host.wait_complete("xenstore");
+  load.expect_nothing_wrong();
+}
+
+TEST(XenstoreProduct, PlannedHandoversAndRestartsUnderLoad) {
+  CoreHost host(kXenstore);
+  host.wait_complete("xenstore");
+  Load load(host);
+  for (int round = 0; round < 3; ++round) {
+    host.wait_complete("xenstore");
+    v1::HandOverRequest hand_over;
+    hand_over.set_component("xenstore");
+    v1::HandOverResponse handed;
+    const grpc::Status done = host.api().HandOver(CoreHost::deadline().get(), hand_over, &handed);
+    ASSERT_TRUE(done.ok()) << done.error_message();
+    host.wait_complete("xenstore");
+    v1::RestartRequest restart;
+    restart.set_component("xenstore");
+    v1::RestartResponse restarted;
+    const grpc::Status renewed = host.api().Restart(CoreHost::deadline().get(), restart, &restarted);
+    ASSERT_TRUE(renewed.ok()) << renewed.error_message();
+  }
+  load.expect_nothing_wrong();
+}
+
+// The core and the active instance die together, again and again: the standby serves without anybody's help.
+TEST(XenstoreProduct, CoreKilledUnderLoad) {
+  CoreHost host(kXenstore, "");
+  host.wait_complete("xenstore");
+  Load load(host);
+  for (int round = 0; round < 4; ++round) {
+    const v1::Component before = host.wait_complete("xenstore");
+    const pid_t core = host.core_pid();
+    const bool with_active = round % 2 == 1;
+    host.signal_core(SIGKILL);
+    if (with_active) ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);
+    host.wait_for_successor(core);
+    if (with_active) wait_for_takeover(host, before);
+    const v1::Component after = host.wait_complete("xenstore");
+    EXPECT_EQ(after.active_pid(), with_active ? before.standby_pid() : before.active_pid());
+    EXPECT_EQ(after.incarnation(), before.incarnation() + (with_active ? 1 : 0));
+  }
+  load.expect_nothing_wrong();
+}
+
+TEST(XenstoreProduct, EdgeKilledUnderLoad) {
+  CoreHost host(kXenstore);
+  const v1::Component before = host.wait_complete("xenstore");
+  Load load(host);
+  const v1::Component edge = host.component("api");
+  ::kill(static_cast<pid_t>(edge.active_pid()), SIGKILL);
+  host.wait("api", "another edge", [&](const v1::Component& c) {
+    return c.state() == v1::STATE_SERVING && c.active_pid() != edge.active_pid();
+  });
+  EXPECT_EQ(host.component("xenstore").active_pid(), before.active_pid());
+  load.expect_nothing_wrong();
+}
+
+// What waited for a core that was not there is undone by its successor.
+TEST(XenstoreProduct, FaultsAreUndoneWhenTheCoreDies) {
+  CoreHost host(kXenstore, "");
+  host.wait_complete("xenstore");
+  Load load(host);
+  inject(host, "slow", "20ms", "", 60'000);
+  const pid_t core = host.core_pid();
+  host.signal_core(SIGKILL);
+  host.wait_for_successor(core);
+  v1::ListFaultsResponse faults;
+  ASSERT_TRUE(host.api().ListFaults(CoreHost::deadline().get(), {}, &faults).ok());
+  EXPECT_EQ(faults.faults_size(), 0);
+  load.expect_nothing_wrong();
+}
+
+}  // namespace
+}  // namespace bulkhead::test

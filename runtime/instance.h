@@ -30,8 +30,20 @@ struct CustodyEntry {
   UniqueFd fd;
 };
 
+// What keeps descriptors beyond a process's life: the core, as Instance reaches it; tests keep them in memory.
+class CustodyStore {
+ public:
+  virtual ~CustodyStore() = default;
+
+  // An item of custody, nullptr if there is none of that name.
+  virtual const CustodyEntry* custody(const std::string& name) const = 0;
+  // Puts a descriptor into custody; once this succeeds it stays there whatever becomes of the caller, and
+  // custody(name) finds it.
+  virtual Status deposit(const std::string& name, const std::string& kind, UniqueFd fd) = 0;
+};
+
 // Not thread-safe; may move between threads under the owner's lock.
-class Instance {
+class Instance final : public CustodyStore {
  public:
   // A message from the core that the instance itself must act on (everything but custody bookkeeping).
   using OrderHandler = std::function<void(const contract::ToInstance&)>;
@@ -51,13 +63,11 @@ class Instance {
   // The io_uring inherited from the core; invalid if there is none.
   BorrowedFd ring_fd() const { return ring_.borrow(); }
 
-  // An item of custody, nullptr if there is none of that name (yet, or any more: pump() closes what an
-  // instance has withdrawn).
-  const CustodyEntry* custody(const std::string& name) const;
+  // Items come and go: pump() takes new ones and closes what an instance has withdrawn.
+  const CustodyEntry* custody(const std::string& name) const override;
 
-  // Puts a descriptor into custody and waits (bounded) until the core holds it; orders that arrive meanwhile
-  // are kept for the next pump(). Afterwards custody(name) finds it here too.
-  Status deposit(const std::string& name, const std::string& kind, UniqueFd fd);
+  // Waits (bounded) until the core holds it; orders that arrive meanwhile are kept for the next pump().
+  Status deposit(const std::string& name, const std::string& kind, UniqueFd fd) override;
 
   // Handles all messages waiting. kDisconnected when the core is gone for good.
   Status pump(const OrderHandler& handler);

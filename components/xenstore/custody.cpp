@@ -40,23 +40,41 @@ Result<UniqueFd> make_doorbell() {
   return bell;
 }
 
-Status deposit_if_missing(Instance& instance, const std::string& name, const char* kind,
+Status deposit_if_missing(CustodyStore& store, const std::string& name, const char* kind,
                           const std::function<Result<UniqueFd>()>& make) {
-  if (instance.custody(name) != nullptr) return {};
+  if (store.custody(name) != nullptr) return {};
   kCustodyDeposit.pass();
   auto fd = make();
   if (!fd) return forward(std::move(fd));
-  auto deposited = instance.deposit(name, kind, std::move(*fd));
+  auto deposited = store.deposit(name, kind, std::move(*fd));
   if (!deposited) return forward(std::move(deposited), "cannot deposit " + name);
   return {};
 }
 
-Result<Mapping> map_item(const Instance& instance, const std::string& name, std::size_t at_least) {
-  const CustodyEntry* item = instance.custody(name);
+Result<Mapping> map_item(const CustodyStore& store, const std::string& name, std::size_t at_least) {
+  const CustodyEntry* item = store.custody(name);
   if (item == nullptr) return failure(ErrorKind::kNotFound, "custody lacks " + name);
   auto mapping = Mapping::map(item->fd.borrow(), at_least);
   if (!mapping) return forward(std::move(mapping), name);
   return mapping;
+}
+
+Result<Mapping> map_control(const CustodyStore& store) {
+  auto control = map_item(store, kControl, kCommitRecords);
+  if (!control) return control;
+  const auto* head = control->at<Control>(0);
+  if (head->magic != kControlMagic) {
+    return failure(ErrorKind::kInvalid, "the control segment in custody holds something else");
+  }
+  if (head->version != kLayoutVersion) {
+    return failure(ErrorKind::kInvalid, "custody was written by another version (layout " +
+                                            std::to_string(head->version) + ", this program knows " +
+                                            std::to_string(kLayoutVersion) + ")");
+  }
+  if (control->size() < control_bytes(head->geometry.max_connections)) {
+    return failure(ErrorKind::kInvalid, "the control segment is too small for its own geometry");
+  }
+  return control;
 }
 
 Result<std::uint64_t> setting_between(const Instance& instance, const std::string& name,
@@ -86,60 +104,51 @@ Result<CustodySettings> CustodySettings::from(const Instance& instance) {
   return CustodySettings{geometry, *journal, *snapshot};
 }
 
-bool Custody::complete(const Instance& instance) {
+bool Custody::complete(const CustodyStore& store) {
   for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
-    if (instance.custody(snapshot_name(slot)) == nullptr) return false;
+    if (store.custody(snapshot_name(slot)) == nullptr) return false;
   }
-  return instance.custody(kControl) != nullptr && instance.custody(kConnections) != nullptr &&
-         instance.custody(kJournal) != nullptr && instance.custody(kDoorbell) != nullptr;
+  return store.custody(kControl) != nullptr && store.custody(kConnections) != nullptr &&
+         store.custody(kJournal) != nullptr && store.custody(kDoorbell) != nullptr;
 }
 
-Status Custody::create(Instance& instance, const CustodySettings& settings) {
-  auto done = deposit_if_missing(instance, kControl, "segment", [&] { return make_control(settings); });
+Status Custody::create(CustodyStore& store, const CustodySettings& settings) {
+  auto done = deposit_if_missing(store, kControl, "segment", [&] { return make_control(settings); });
   if (!done) return done;
   // The control segment's geometry rules, should it be older than the settings.
-  auto control = map_item(instance, kControl, kCommitRecords);
+  auto control = map_control(store);
   if (!control) return forward(std::move(control));
   const Geometry geometry = control->at<Control>(0)->geometry;
-  done = deposit_if_missing(instance, kConnections, "segment", [&] {
+  done = deposit_if_missing(store, kConnections, "segment", [&] {
     return create_memfd("xenstore-connections", connections_bytes(geometry));
   });
   if (!done) return done;
-  done = deposit_if_missing(instance, kJournal, "segment",
+  done = deposit_if_missing(store, kJournal, "segment",
                             [&] { return Journal::create(settings.journal_bytes); });
   if (!done) return done;
   for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
-    done = deposit_if_missing(instance, snapshot_name(slot), "segment",
+    done = deposit_if_missing(store, snapshot_name(slot), "segment",
                               [&] { return SnapshotStore::create_segment(settings.snapshot_bytes); });
     if (!done) return done;
   }
-  return deposit_if_missing(instance, kDoorbell, "other", make_doorbell);
+  return deposit_if_missing(store, kDoorbell, "other", make_doorbell);
 }
 
-Result<Custody> Custody::open(const Instance& instance) {
-  auto control = map_item(instance, kControl, kCommitRecords);
+Result<Custody> Custody::open(const CustodyStore& store) {
+  auto control = map_control(store);
   if (!control) return forward(std::move(control));
-  const auto* head = control->at<Control>(0);
-  if (head->magic != kControlMagic || head->version != kLayoutVersion) {
-    return failure(ErrorKind::kInvalid, "custody was written by another version (layout " +
-                                            std::to_string(head->version) + ", this program knows " +
-                                            std::to_string(kLayoutVersion) + ")");
-  }
-  const Geometry geometry = head->geometry;
-  if (control->size() < control_bytes(geometry.max_connections)) {
-    return failure(ErrorKind::kInvalid, "the control segment is too small for its own geometry");
-  }
-  auto connections = map_item(instance, kConnections, connections_bytes(geometry));
+  const Geometry geometry = control->at<Control>(0)->geometry;
+  auto connections = map_item(store, kConnections, connections_bytes(geometry));
   if (!connections) return forward(std::move(connections));
-  const CustodyEntry* journal_item = instance.custody(kJournal);
-  const CustodyEntry* doorbell = instance.custody(kDoorbell);
+  const CustodyEntry* journal_item = store.custody(kJournal);
+  const CustodyEntry* doorbell = store.custody(kDoorbell);
   if (journal_item == nullptr || doorbell == nullptr)
     return failure(ErrorKind::kNotFound, "custody is incomplete");
   auto journal = Journal::open(journal_item->fd.borrow());
   if (!journal) return forward(std::move(journal));
   Custody custody(std::move(*control), std::move(*connections), std::move(*journal), doorbell->fd.borrow());
   for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
-    auto snapshot = map_item(instance, snapshot_name(slot), kSnapshotData);
+    auto snapshot = map_item(store, snapshot_name(slot), kSnapshotData);
     if (!snapshot) return forward(std::move(snapshot));
     custody.snapshots_[slot] = std::move(*snapshot);
   }

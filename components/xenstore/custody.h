@@ -22,11 +22,11 @@ struct CustodySettings {
 class Custody {
  public:
   // True once every segment is in custody; until then a standby has nothing to follow.
-  static bool complete(const Instance& instance);
+  static bool complete(const CustodyStore& store);
   // Only the owner of the lease: makes and deposits whatever is missing. Repeating it after a crash
   // continues.
-  static Status create(Instance& instance, const CustodySettings& settings);
-  static Result<Custody> open(const Instance& instance);
+  static Status create(CustodyStore& store, const CustodySettings& settings);
+  static Result<Custody> open(const CustodyStore& store);
 
   Control& control() const { return *control_.at<Control>(0); }
   CommitRecord& commit_record(std::uint64_t number) const;

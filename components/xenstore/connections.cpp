@@ -24,6 +24,7 @@ void Connections::prepare(std::uint32_t index) {
   for (auto* offset : {&s.received, &s.parsed, &s.produced, &s.sent, &s.in_base, &s.out_base})
     offset->store(0);
   s.end_of_input.store(0);
+  s.overflowed.store(0);
   s.domid = 0;
   staged_[index] = 0;
 }

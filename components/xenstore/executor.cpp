@@ -20,6 +20,14 @@ bool Executor::has_room(std::uint32_t slot) const {
   return connections_.room(slot) >= custody_.geometry().out_bytes / 4;
 }
 
+void Executor::redo() {
+  commit_.redo();
+  for (std::uint32_t i = 0; i < connections_.capacity(); ++i) {
+    const Slot& slot = connections_.slot(i);
+    if (slot.state.load() == SlotState::kOpen && slot.overflowed.load() != 0) overflowed_.push_back(i);
+  }
+}
+
 void Executor::begin(std::uint32_t slot) {
   ++input_number_;
   entries_.clear();
@@ -33,6 +41,12 @@ void Executor::touch(std::uint32_t slot) {
   const Slot& s = connections_.slot(slot);
   entries_.push_back(
       {slot, s.state.load(std::memory_order_relaxed), s.parsed.load(std::memory_order_relaxed), 0});
+}
+
+// In custody too: a successor must not go on with a client that misses something.
+void Executor::overflow(std::uint32_t slot) {
+  connections_.slot(slot).overflowed.store(1);
+  overflowed_.push_back(slot);
 }
 
 std::uint64_t Executor::journal(InputKind kind, std::initializer_list<std::span<const std::byte>> parts) {
@@ -64,6 +78,7 @@ void Executor::disconnect(std::uint32_t slot) {
   begin(slot);
   entries_[0].state = SlotState::kClosing;
   replica_.engine().disconnect(slot, *this);
+  std::erase(overflowed_, slot);  // whoever gets the slot next has done nothing
   finish(journal(InputKind::kDisconnect, {}), next_serial());
 }
 
@@ -87,13 +102,13 @@ void Executor::reply(std::uint32_t type, std::span<const std::byte> payload) {
   // Fits: has_room() was asked, and the engine replies before it fires the client's own events... or after
   // them, in which case the client did not read a quarter of its buffer's worth of events and is cut off like
   // any other.
-  if (!connections_.stage(current_, header, payload)) overflowed_.push_back(current_);
+  if (!connections_.stage(current_, header, payload)) overflow(current_);
 }
 
 void Executor::event(ConnectionId to, std::span<const std::byte> payload) {
   const Header header{kWatchEvent, 0, 0, static_cast<std::uint32_t>(payload.size())};
   touch(to);
-  if (!connections_.stage(to, header, payload)) overflowed_.push_back(to);
+  if (!connections_.stage(to, header, payload)) overflow(to);
 }
 
 std::vector<std::uint32_t> Executor::take_woken() {

@@ -16,8 +16,9 @@ class Executor : private Output {
  public:
   Executor(Custody& custody, Connections& connections, Replica& replica);
 
-  // Takeover: finishes the predecessor's commit. Call before anything else.
-  void redo() { commit_.redo(); }
+  // Takeover: finishes the predecessor's commit, and learns which clients it had yet to cut off. Call before
+  // anything else.
+  void redo();
 
   // The serial number that the next connection will get.
   std::uint64_t next_serial() const { return custody_.control().next_serial.load(); }
@@ -45,6 +46,7 @@ class Executor : private Output {
 
   void begin(std::uint32_t slot);
   void touch(std::uint32_t slot);
+  void overflow(std::uint32_t slot);
   void finish(std::uint64_t journal_tail, std::uint64_t next_serial);
   std::uint64_t journal(InputKind kind, std::initializer_list<std::span<const std::byte>> parts);
 

@@ -43,6 +43,8 @@ struct alignas(128) Slot {
   std::atomic<std::uint64_t> in_base;
   std::atomic<std::uint64_t> out_base;
   std::atomic<std::uint32_t> end_of_input;  // the client will send no more
+  // Output did not fit: the client has to be cut off. Stored before the commit that leaves the output out.
+  std::atomic<std::uint32_t> overflowed;
 };
 
 // What one executed input changes, as absolute values, so that applying it twice is applying it once.

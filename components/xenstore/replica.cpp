@@ -58,8 +58,13 @@ Status Replica::execute(const JournalRecord& record) {
 
 Result<bool> Replica::follow(std::uint64_t limit) {
   for (std::uint64_t done = 0; done < limit; ++done) {
-    if (position_ < custody_.journal().start()) {
+    if (const std::uint64_t start = custody_.journal().start(); position_ < start) {
       if (auto loaded = load_snapshot(); !loaded) return forward(std::move(loaded));
+      // Published before the journal was released: never older than a start that was seen before.
+      if (position_ < start) {
+        return failure(ErrorKind::kInvalid, "the journal begins at position " + std::to_string(start) +
+                                                ", but the snapshot ends at " + std::to_string(position_));
+      }
     }
     if (position_ >= custody_.journal().tail()) return false;
     auto read = custody_.journal().read(position_, record_);

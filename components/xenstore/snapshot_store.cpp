@@ -45,14 +45,22 @@ Result<UniqueFd> SnapshotStore::create_segment(std::size_t bytes) {
   return segment;
 }
 
+// Looks again if another snapshot was published meanwhile: ours may then be one that is being written, and
+// the journal must not be released up to a position that is never published.
+std::uint64_t SnapshotStore::of_published(std::uint64_t SnapshotHead::*field) const {
+  for (;;) {
+    const std::uint64_t published = custody_.control().published.load();
+    const std::uint64_t value = published == 0 ? 0 : head_of(custody_.snapshot(published & 3))->*field;
+    if (custody_.control().published.load() == published) return value;
+  }
+}
+
 std::uint64_t SnapshotStore::position() const {
-  const std::uint64_t published = custody_.control().published.load();
-  return published == 0 ? 0 : head_of(custody_.snapshot(published & 3))->journal_position;
+  return of_published(&SnapshotHead::journal_position);
 }
 
 std::uint64_t SnapshotStore::length() const {
-  const std::uint64_t published = custody_.control().published.load();
-  return published == 0 ? 0 : head_of(custody_.snapshot(published & 3))->length;
+  return of_published(&SnapshotHead::length);
 }
 
 Result<std::optional<SnapshotStore::Loaded>> SnapshotStore::load() const {

@@ -28,6 +28,8 @@ class SnapshotStore {
   Result<std::optional<Loaded>> load() const;
 
  private:
+  std::uint64_t of_published(std::uint64_t SnapshotHead::*field) const;
+
   Custody& custody_;
 };
 

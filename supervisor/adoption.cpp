@@ -1,5 +1,6 @@
 #include "supervisor/adoption.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "supervisor/custody.h"
@@ -18,9 +19,9 @@ std::optional<InstanceName> parse_instance_name(const std::string& name) {
   const auto parts = split_name(name);
   if (parts.size() != 4 || parts[0] != "i") return std::nullopt;
   InstanceName parsed{std::string(parts[1]), 0, std::string(parts[3])};
-  const char* end_of_number = parts[2].data() + parts[2].size();
-  const auto [end, error] = std::from_chars(parts[2].data(), end_of_number, parsed.instance);
-  if (error != std::errc{} || end != end_of_number) return std::nullopt;
+  const auto [end, error] =
+      std::from_chars(parts[2].data(), parts[2].data() + parts[2].size(), parsed.instance);
+  if (error != std::errc{} || end != parts[2].data() + parts[2].size()) return std::nullopt;
   return parsed;
 }
 
@@ -36,12 +37,21 @@ bool take_manifest(Inheritance& inheritance, UniqueFd fd) {
 
 }  // namespace
 
+std::uint64_t Inheritance::newest_instance() const {
+  std::uint64_t newest = 0;
+  for (const auto& [key, parts] : instances) newest = std::max(newest, key.second);
+  for (const auto& [component, entries] : items) {
+    for (const FdStore::Entry& entry : entries) newest = std::max(newest, custody_depositor(entry.name));
+  }
+  return newest;
+}
+
 Inheritance sort_inheritance(std::vector<FdStore::Entry> entries) {
   Inheritance inheritance;
   for (FdStore::Entry& entry : entries) {
     const std::string name = entry.name;
     if (name == kManifestName) {
-      if (!take_manifest(inheritance, std::move(entry.fd))) inheritance.unknown.push_back(name);
+      if (!take_manifest(inheritance, std::move(entry.fd))) inheritance.unreadable_manifest = true;
     } else if (const auto component = custody_component(name); !component.empty()) {
       inheritance.items[std::string(component)].push_back(std::move(entry));
     } else if (auto part = parse_instance_name(name)) {

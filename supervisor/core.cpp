@@ -24,9 +24,15 @@ constexpr int kListenNumber = 4;
 constexpr const char* kEdgePart = "/edge";
 
 Result<ManifestMemory> manifest_memory(Inheritance& inheritance, const FdStore& store) {
-  if (inheritance.memory) return std::move(*inheritance.memory);
-  auto memory = ManifestMemory::create();
+  // By name the store removes all of them, so the one that counts is parked after that.
+  if (inheritance.unreadable_manifest) {
+    spdlog::warn("dropping a manifest from the descriptor store: it cannot be read");
+    store.remove(kManifestName);
+  }
+  auto memory =
+      inheritance.memory ? Result<ManifestMemory>(std::move(*inheritance.memory)) : ManifestMemory::create();
   if (!memory) return memory;
+  if (inheritance.memory && !inheritance.unreadable_manifest) return memory;
   if (auto parked = store.park(kManifestName, memory->fd()); !parked) return forward(std::move(parked));
   return memory;
 }
@@ -63,12 +69,14 @@ Result<std::unique_ptr<Core>> Core::create(Config config, FdStore store) {
   auto loop = EventLoop::create();
   if (!loop) return forward(std::move(loop));
   Inheritance inheritance = sort_inheritance(store.take_inherited());
-  const bool restarted = inheritance.memory.has_value();
+  const bool restarted = inheritance.memory.has_value() || !inheritance.empty();
+  const bool found = inheritance.memory.has_value();
   auto memory = manifest_memory(inheritance, store);
   if (!memory) return forward(std::move(memory));
   std::unique_ptr<Core> core(new Core(std::move(config), std::move(store), std::move(*loop),
                                       std::move(inheritance), std::move(*memory)));
   core->restarted_ = restarted;
+  core->manifest_found_ = found;
   if (auto watched = core->watch_signals(); !watched) return forward(std::move(watched));
   core->build_components();
   if (auto adopted = core->adopt(); !adopted) return forward(std::move(adopted));
@@ -94,7 +102,7 @@ Core::Core(Config config, FdStore store, EventLoop loop, Inheritance inheritance
             return found == nullptr ? nullptr : found->find_instance(instance);
           }),
       services_(services()),
-      last_instance_(inheritance_.manifest.last_instance()) {
+      last_instance_(std::max(inheritance_.manifest.last_instance(), inheritance_.newest_instance())) {
   if (!cgroups_.note().empty()) spdlog::info("control groups: {}", cgroups_.note());
   manager_ = std::make_unique<ServiceManager>(loop_, store_);
 }
@@ -250,7 +258,12 @@ void Core::drop_rest() {
   for (const auto& [component, entries] : inheritance_.items) {
     for (const FdStore::Entry& entry : entries) drop(entry.name);
   }
-  for (const auto& [key, parts] : inheritance_.instances) {
+  for (auto& [key, parts] : inheritance_.instances) {
+    // A process that nobody can adopt (the manifest was lost) must not go on beside the one that is started
+    // now.
+    if (const auto process = parts.find("process"); process != parts.end()) {
+      (void)PidFd(0, std::move(process->second)).signal(SIGKILL);  // it may have ended by itself
+    }
     for (const auto& [part, fd] : parts) drop(parked_prefix(key.first, key.second) + "/" + part);
   }
   inheritance_.items.clear();
@@ -265,8 +278,10 @@ void Core::tell_restart() {
   v1::Incident incident;
   incident.set_finding("core");
   incident.set_deliberate(inheritance_.manifest.left_running());
-  incident.set_evidence(incident.deliberate() ? "the core was restarted on request"
-                                              : "the core ended unexpectedly");
+  incident.set_evidence(!manifest_found_
+                            ? "the core's manifest could not be read: everything is started again"
+                        : incident.deliberate() ? "the core was restarted on request"
+                                                : "the core ended unexpectedly");
   incident.add_steps("re-adopt " + std::to_string(adopted_) + " processes");
   incident.set_detection_us(-1);
   incident.set_outcome("recovered");

@@ -62,7 +62,8 @@ class Core {
   EventLoop loop_;
   Inheritance inheritance_;
   ManifestMemory memory_;
-  bool restarted_ = false;
+  bool restarted_ = false;  // a former core left something
+  bool manifest_found_ = false;
   CoreFacts facts_;
   CgroupTree cgroups_;
   EventLog events_;

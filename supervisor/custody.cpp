@@ -152,4 +152,9 @@ std::string_view custody_component(std::string_view parked_name) {
   return parts[1];
 }
 
+std::uint64_t custody_depositor(std::string_view parked_name) {
+  if (custody_component(parked_name).empty()) return 0;
+  return parse_number<std::uint64_t>(split_name(parked_name)[4]).value_or(0);
+}
+
 }  // namespace bulkhead::supervisor

@@ -66,5 +66,7 @@ class Custody {
 
 // The component a parked name belongs to, if it names a custody item; empty otherwise.
 std::string_view custody_component(std::string_view parked_name);
+// The instance that deposited it; 0: the core did, or the name is not one of a custody item.
+std::uint64_t custody_depositor(std::string_view parked_name);
 
 }  // namespace bulkhead::supervisor

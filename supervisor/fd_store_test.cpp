@@ -73,13 +73,19 @@ TEST(Adoption, SortsWhatWasInherited) {
   EXPECT_EQ(sorted.unknown, (std::vector<std::string>{"i/a/x/wake", "stored"}));
 }
 
-TEST(Adoption, ManifestThatCannotBeReadIsUnknown) {
+TEST(Adoption, ManifestThatCannotBeReadIsSaidSoAndTheNamesStillCount) {
   std::vector<FdStore::Entry> entries;
   entries.push_back({kManifestName, something()});
   entries.push_back({kManifestName, UniqueFd(::dup(ManifestMemory::create()->fd().get()))});
+  entries.push_back({"i/echo/7/process", something()});
+  entries.push_back({"c/echo/segment/1234/9/state", something()});
   const Inheritance sorted = sort_inheritance(std::move(entries));
   EXPECT_FALSE(sorted.memory);
-  EXPECT_EQ(sorted.unknown.size(), 2U);
+  EXPECT_TRUE(sorted.unreadable_manifest);
+  EXPECT_TRUE(sorted.unknown.empty());
+  EXPECT_FALSE(sorted.empty());
+  EXPECT_EQ(sorted.newest_instance(), 9U);
+  EXPECT_TRUE(sort_inheritance({}).empty());
 }
 
 }  // namespace

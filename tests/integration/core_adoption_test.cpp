@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <thread>
 
@@ -193,6 +195,43 @@ restart = { budget = 1, window = "60s", backoff_initial = "1ms", backoff_max = "
   EXPECT_EQ(host.component("broken").state(), v1::STATE_ISOLATED);
 }
 
+// Makes the manifest that the running core writes one of no known layout.
+void spoil_manifest(const CoreHost& host) {
+  const std::string directory = "/proc/" + std::to_string(host.core_pid()) + "/fd";
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    std::error_code gone;
+    if (!std::filesystem::read_symlink(entry, gone).string().contains("bulkhead-manifest")) continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file << "spoilt!!";
+    ASSERT_TRUE(file.flush().good());
+    return;
+  }
+  FAIL() << "no manifest in " << directory;
+}
+
+TEST(CoreAdoption, UnreadableManifestCostsTheProcessesOnceAndNothingElse) {
+  CoreHost host(kComponents, "");
+  const v1::Component before = host.wait_complete("echo");
+  const v1::Component sleeper =
+      host.wait("sleeper", "it runs", [](const v1::Component& c) { return c.ready(); });
+  EXPECT_EQ(count(host), 1U);
+  spoil_manifest(host);
+  kill_core(host);
+  EXPECT_EQ(count(host), 2U);  // custody is known by its names
+  const v1::Component after = host.wait_complete("echo");
+  EXPECT_NE(after.active_pid(), before.active_pid());
+  host.wait("sleeper", "another one runs",
+            [&](const v1::Component& c) { return c.ready() && c.active_pid() != sleeper.active_pid(); });
+  EXPECT_EQ(host.processes_of("echo"), (std::set<pid_t>{after.active_pid(), after.standby_pid()}));
+  EXPECT_EQ(host.processes_of("sleeper").size(), 1U);
+  const v1::Incident incident =
+      host.wait_incident("", "of the core", [](const v1::Incident& i) { return i.finding() == "core"; });
+  EXPECT_THAT(incident.evidence(), HasSubstr("manifest"));
+  // The manifest that the second core made is there for the third.
+  kill_core(host);
+  expect_intact(host, after);
+}
+
 // ---- every named crash point ----
 
 struct CrashCase {
@@ -222,6 +261,8 @@ void operate(CoreHost& host, const std::string& operation) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(300));
     (void)host.api().InjectFault(&context, request, &response);
+  } else if (operation == "stop") {
+    host.signal_core(SIGTERM);  // the core alone: whoever started it starts it again
   } else if (operation == "kill") {
     ::kill(host.component("echo").active_pid(), SIGKILL);
   }
@@ -290,7 +331,8 @@ INSTANTIATE_TEST_SUITE_P(Operation, CoreCrashPoint,
                                            CrashCase{"core-fault-before-act:1", "fault"},
                                            CrashCase{"core-fault-after-act:1", "fault"},
                                            CrashCase{"core-exit-before-handling:1", "kill"},
-                                           CrashCase{"core-exit-after-handling:1", "kill"}),
+                                           CrashCase{"core-exit-after-handling:1", "kill"},
+                                           CrashCase{"core-stop-before-cleanup:1", "stop"}),
                          case_name);
 
 }  // namespace

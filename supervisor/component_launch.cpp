@@ -1,7 +1,7 @@
 // How an instance comes to be: started, or re-adopted from a former core. The order of the steps, and what a
 // successor sees if the core dies between two of them, is in docs/crash-windows.md.
-#include <signal.h>
 #include <spdlog/spdlog.h>
+#include <csignal>
 
 #include <array>
 
@@ -33,6 +33,10 @@ constexpr std::array kParkedParts{"process", "output", "error", "edge"};
 // ---- what the core itself puts into custody ----
 
 Status Component::prepare() {
+  // The count was lost with the manifest, but what is in custody remembers it: it must not come again.
+  if (ring_generation_ == 0 && !custody_.items().empty()) {
+    ring_generation_ = static_cast<std::uint64_t>(wall_us());
+  }
   if (config_.kind == ComponentKind::kNative) {
     if (custody_.find(kLeaseItem) == nullptr) {
       auto segment = Lease::create();
@@ -143,8 +147,8 @@ Result<Launched> Component::launch_process(Instance& instance) {
     addition.environment.push_back(std::string(kRingFdVariable) + "=" + std::to_string(kRingNumber));
     addition.descriptors.push_back({ring_.fd.borrow(), kRingNumber});
   }
-  if (const std::string notify = surveillance_->notify_path(); !notify.empty()) {
-    addition.environment.push_back("NOTIFY_SOCKET=" + notify);
+  for (std::string& variable : surveillance_->notify_environment()) {
+    addition.environment.push_back(std::move(variable));
   }
   if (extra_.before_launch) {
     if (auto added = extra_.before_launch(instance, addition); !added) return forward(std::move(added));

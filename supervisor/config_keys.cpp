@@ -208,7 +208,8 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
      K::Choice{
          [](ComponentConfig& c, std::string_view word) { return set_check_type(c.liveness.type, word); },
          kCheckWords},
-     "Foreign: how it is known to be alive. notify: WATCHDOG=1 at least every interval."},
+     "Foreign: how it is known to be alive. notify: WATCHDOG=1 at least every interval, which WATCHDOG_USEC "
+     "tells it; silence of interval and deadline together is a finding."},
     {"liveness.target", K::Text{AT(liveness.target)}, "As for readiness."},
     {"liveness.command", K::Texts{AT(liveness.command)}, "As for readiness."},
     {"liveness.service", K::Text{AT(liveness.service)}, "As for readiness."},
@@ -216,7 +217,8 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
      "How often it is asked."},
     {"liveness.deadline", K::Duration{AT(liveness.deadline_ns), kMillisecond, 3600 * kSecond},
      "A later answer is a failure."},
-    {"liveness.failures", K::Count32{AT(liveness.failures), 1, 1000}, "So many in a row are a finding."},
+    {"liveness.failures", K::Count32{AT(liveness.failures), 1, 1000},
+     "So many in a row are a finding; not for notify."},
 });
 #undef AT
 

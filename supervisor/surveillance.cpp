@@ -6,9 +6,17 @@
 
 #include "monitors/process_activity.h"
 #include "monitors/request_probe.h"
+#include "runtime/clock.h"
 
 namespace bulkhead::supervisor {
 namespace {
+
+// A timer of the core that fires this much late tells that the core itself did not run.
+constexpr std::int64_t kLate = 100 * kMillisecond;
+// At once: a sender is not trusted to stop.
+constexpr int kMostNotifications = 16;
+// Before silence is held against a component: what it said while the core did something else.
+constexpr int kMostWaiting = 512;
 
 monitors::ResourcePolicy resource_policy(const ComponentConfig& config) {
   monitors::ResourcePolicy policy;
@@ -44,6 +52,9 @@ Surveillance::Surveillance(EventLoop& loop, const ComponentConfig& config, const
   const bool notifies =
       config.readiness.type == CheckType::kNotify || config.liveness.type == CheckType::kNotify;
   if (config.kind == ComponentKind::kForeign && notifies) open_notify_socket(runtime_dir, launcher.account());
+  if (notify_ && config.liveness.type == CheckType::kNotify) {
+    watchdog_.emplace(config.liveness.interval_ns + config.liveness.deadline_ns);
+  }
   readiness_ = readiness_probe();
   probe_ = config.kind == ComponentKind::kNative ? request_probe() : liveness_probe();
   if (config.kind == ComponentKind::kNative) arm_progress();
@@ -53,6 +64,7 @@ Surveillance::Surveillance(EventLoop& loop, const ComponentConfig& config, const
 Surveillance::~Surveillance() {
   loop_.cancel(progress_timer_);
   loop_.cancel(resource_timer_);
+  loop_.cancel(watchdog_timer_);
   if (notify_) loop_.unwatch(notify_->fd());
 }
 
@@ -66,22 +78,52 @@ void Surveillance::open_notify_socket(const std::string& runtime_dir, const std:
     return;
   }
   notify_ = std::move(*socket);
-  if (auto watched = loop_.watch(notify_->fd(), EPOLLIN, [this](std::uint32_t) { on_notify(); }); !watched) {
-    spdlog::error("{}: {}", config_.name, watched.error().message());
+  auto watched =
+      loop_.watch(notify_->fd(), EPOLLIN, [this](std::uint32_t) { take_notifications(kMostNotifications); });
+  if (!watched) spdlog::error("{}: {}", config_.name, watched.error().message());
+}
+
+std::vector<std::string> Surveillance::notify_environment() const {
+  std::vector<std::string> variables;
+  if (notify_) variables.push_back("NOTIFY_SOCKET=" + notify_->path());
+  if (watchdog_) {
+    variables.push_back("WATCHDOG_USEC=" + std::to_string(config_.liveness.interval_ns / kMicrosecond));
+  }
+  return variables;
+}
+
+void Surveillance::take_notifications(int most) {
+  for (int i = 0; i < most; ++i) {
+    const auto received = notify_->receive();
+    if (!received) return;
+    heard(received->notification);
   }
 }
 
-void Surveillance::on_notify() {
-  // Bounded: the sender is not trusted to stop.
-  for (int i = 0; i < 16; ++i) {
-    const auto received = notify_->receive();
-    if (!received) return;
-    if (received->notification.ready) handlers_.ready();
-    if (received->notification.watchdog_trigger) {
-      handlers_.found(0, {"probe", monitors::Severity::kFailed,
-                          "it reported its own failure (WATCHDOG=trigger)", loop_.now(), loop_.now()});
-    }
+void Surveillance::heard(const monitors::Notification& notification) {
+  if (notification.ready) handlers_.ready();
+  if (watchdog_) {
+    if (const auto finding = watchdog_->heard(notification, loop_.now())) handlers_.found(0, *finding);
+  } else if (notification.watchdog_trigger) {
+    handlers_.found(0, {"probe", monitors::Severity::kFailed,
+                        "it reported its own failure (WATCHDOG=trigger)", loop_.now(), loop_.now()});
   }
+}
+
+void Surveillance::arm_watchdog() {
+  loop_.cancel(std::exchange(watchdog_timer_, 0));
+  const auto due = watchdog_ ? watchdog_->deadline_ns() : std::nullopt;
+  if (due) watchdog_timer_ = loop_.at(*due, [this, at = *due] { check_watchdog(at); });
+}
+
+void Surveillance::check_watchdog(std::int64_t due_ns) {
+  watchdog_timer_ = 0;
+  take_notifications(kMostWaiting);
+  const std::int64_t now = loop_.now();
+  // The host or the core stood still, so perhaps did the component: it gets the whole time again.
+  if (now - due_ns > kLate && watchdog_->deadline_ns()) watchdog_->start(now);
+  if (const auto finding = watchdog_->check(now)) handlers_.found(0, *finding);
+  arm_watchdog();
 }
 
 ProbeRunner::Factory Surveillance::check_factory(const CheckConfig& check) {
@@ -138,6 +180,8 @@ void Surveillance::handle(const ProbeRunner::Outcome& outcome) {
   if (outcome.passed) {
     if (complaint_) handlers_.recovered();
     complaint_ = false;
+    // Of a foreign component's check, most of the time is that of the probe's own process.
+    if (config_.kind != ComponentKind::kNative) return;
     if (auto slow = latency_.add(outcome.round_trip_ns, loop_.now())) handlers_.found(0, *slow);
     return;
   }
@@ -159,11 +203,15 @@ void Surveillance::serving() {
   latency_.forget_recent();
   if (readiness_) readiness_->stop();
   if (probe_) probe_->start();
+  if (watchdog_) watchdog_->start(loop_.now());
+  arm_watchdog();
 }
 
 void Surveillance::not_serving() {
   if (readiness_) readiness_->stop();
   if (probe_) probe_->stop();
+  if (watchdog_) watchdog_->stop();
+  arm_watchdog();
 }
 
 // ---- processes ----

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "monitors/finding.h"
 #include "monitors/latency.h"
@@ -48,14 +49,19 @@ class Surveillance {
   // No instance is expected to answer.
   void not_serving();
 
-  // NOTIFY_SOCKET for a foreign component's environment; empty if none is needed.
-  std::string notify_path() const { return notify_ ? notify_->path() : std::string(); }
+  // What a foreign component's environment says about notifications (sd_notify(3), sd_watchdog_enabled(3));
+  // empty if none are asked for.
+  std::vector<std::string> notify_environment() const;
 
  private:
   class CommandStarter;
 
   void open_notify_socket(const std::string& runtime_dir, const std::optional<Account>& account);
-  void on_notify();
+  // Takes what is waiting, at most so many messages.
+  void take_notifications(int most);
+  void heard(const monitors::Notification& notification);
+  void arm_watchdog();
+  void check_watchdog(std::int64_t due_ns);
   ProbeRunner::Factory check_factory(const CheckConfig& check);
   std::unique_ptr<ProbeRunner> request_probe();
   std::unique_ptr<ProbeRunner> liveness_probe();
@@ -73,12 +79,13 @@ class Surveillance {
   std::unique_ptr<CommandStarter> starter_;
   std::string grpc_helper_;
   std::optional<monitors::NotifySocket> notify_;
+  std::optional<monitors::NotifyWatchdog> watchdog_;  // liveness by notification
   std::unique_ptr<ProbeRunner> probe_, readiness_;
   monitors::LatencyMonitor latency_;
   std::uint64_t probe_token_ = 0;
   bool complaint_ = false;
   bool calm_ = true;  // nobody left a ping unanswered at the last check
-  EventLoop::TimerId progress_timer_ = 0, resource_timer_ = 0;
+  EventLoop::TimerId progress_timer_ = 0, resource_timer_ = 0, watchdog_timer_ = 0;
 };
 
 }  // namespace bulkhead::supervisor

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <thread>
 
 #include "runtime/pidfd.h"
 #include "tests/integration/core_host.h"
@@ -385,6 +386,52 @@ restart = { backoff_initial = "1ms", backoff_max = "1ms" }
   const v1::Incident incident = host.wait_incident(
       "daemon", "by the probe", [](const v1::Incident& i) { return i.finding() == "probe"; });
   EXPECT_FALSE(incident.deliberate());
+}
+
+// Beats as sd_watchdog_enabled(3) advises until "quiet" exists; each beat is a byte in "beats".
+TEST(Core, SilentForeignComponentIsReplaced) {
+  CoreHost host(R"(
+[components.beater]
+kind = "foreign"
+program = "/usr/bin/python3"
+args = ["-c", """
+import os, socket, time
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.connect(os.environ["NOTIFY_SOCKET"])
+notify.send(b"READY=1")
+while True:
+    if not os.path.exists("@DIR@quiet"):
+        notify.send(b"WATCHDOG=1")
+        open("@DIR@beats", "a").write(".")
+    time.sleep(int(os.environ["WATCHDOG_USEC"]) / 2e6)
+"""]
+readiness = { type = "notify" }
+liveness = { type = "notify", interval = "100ms", deadline = "400ms" }
+restart = { backoff_initial = "1ms", backoff_max = "1ms" }
+)");
+  const v1::Component before =
+      host.wait("beater", "it serves", [](const v1::Component& c) { return c.ready(); });
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  const auto beats = [&host] {
+    std::error_code none_yet;
+    const auto size = std::filesystem::file_size(host.path("beats"), none_yet);
+    return none_yet ? 0 : size;
+  };
+  // Longer than it may be silent: 20 beats of 50 ms.
+  while (beats() < 20 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  ASSERT_GE(beats(), 20U);
+  EXPECT_EQ(host.component("beater").active_pid(), before.active_pid());
+  EXPECT_TRUE(host.component("beater").healthy());
+  {
+    std::ofstream quiet(host.path("quiet"));
+  }
+  host.wait("beater", "it is replaced",
+            [&](const v1::Component& c) { return c.ready() && c.active_pid() != before.active_pid(); });
+  std::filesystem::remove(host.path("quiet"));
+  const v1::Incident incident = host.wait_incident(
+      "beater", "of its silence", [](const v1::Incident& i) { return i.finding() == "probe"; });
+  EXPECT_THAT(incident.evidence(), HasSubstr("WATCHDOG=1"));
+  EXPECT_GE(incident.detection_us(), 500'000);
 }
 
 // ---- the edge, the log ----

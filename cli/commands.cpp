@@ -405,6 +405,7 @@ Outcome<void> check_configuration(const std::string& file) {
   std::vector<std::string> words{bulkheadd_path(), "--check"};
   if (!file.empty()) words.insert(words.end(), {"--config", file});
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());

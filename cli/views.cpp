@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -56,7 +57,7 @@ std::string age_of(const v1::Component& component, std::int64_t now_unix_ms) {
 }
 
 std::string percent_text(double fraction) {
-  return std::to_string(static_cast<int>(fraction * 100 + 0.5)) + " %";
+  return std::to_string(std::lround(fraction * 100)) + " %";
 }
 
 template <typename Items>
@@ -123,9 +124,9 @@ std::string components_view(const v1::ListComponentsResponse& list, std::int64_t
                {component.cause()}});
     if (component.state() != v1::STATE_ISOLATED) continue;
     const std::string name = printable(component.name());
-    calls_for_help += "\n" + styled(name + " is stuck and needs a human", Style::kBad, layout) +
-                      ": see 'bulkhead incidents --component " + name + "', then try 'bulkhead enable " +
-                      name + "'\n";
+    calls_for_help.append("\n").append(styled(name + " is stuck and needs a human", Style::kBad, layout));
+    calls_for_help.append(": see 'bulkhead incidents --component ").append(name);
+    calls_for_help.append("', then try 'bulkhead enable ").append(name).append("'\n");
   }
   return table.render(layout) + calls_for_help;
 }

@@ -1,7 +1,7 @@
 #include "runtime/crash_point.h"
 
-#include <signal.h>
 #include <unistd.h>
+#include <csignal>
 
 namespace bulkhead {
 namespace {

@@ -85,10 +85,11 @@ Status EventLoop::turn(std::int64_t max_wait_ns) {
   std::array<epoll_event, 64> events{};
   const int count =
       ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), wait_ms(max_wait_ns));
+  const int error = count < 0 ? errno : 0;
   now_ = monotonic_ns();
-  if (count < 0) {
-    if (errno == EINTR) return {};
-    return os_failure("cannot wait for events");
+  if (error == EINTR) return {};
+  if (error != 0) {
+    return os_failure("cannot wait for events", error);
   }
   std::vector<std::pair<std::shared_ptr<Watch>, std::uint32_t>> ready;
   for (int i = 0; i < count; ++i) {

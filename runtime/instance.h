@@ -30,7 +30,8 @@ struct CustodyEntry {
   UniqueFd fd;
 };
 
-// What keeps descriptors beyond a process's life: the core, as Instance reaches it; tests keep them in memory.
+// What keeps descriptors beyond a process's life: the core, as Instance reaches it; tests keep them in
+// memory.
 class CustodyStore {
  public:
   virtual ~CustodyStore() = default;

@@ -13,8 +13,8 @@
 
 namespace bulkhead {
 
-inline constexpr std::size_t kMaxPacketBytes =
-    192 * 1024;  // below the kernel's default socket buffer of 208 KiB
+// Below the kernel's default socket buffer of 208 KiB.
+inline constexpr std::size_t kMaxPacketBytes = std::size_t{192} * 1024;
 inline constexpr std::size_t kMaxPacketFds = 8;
 
 struct Packet {

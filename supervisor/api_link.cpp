@@ -130,12 +130,12 @@ void ApiLink::receive_all() {
     if (request.cancel()) {
       cancel(request.id());
     } else {
-      begin(std::move(request));
+      begin(request);
     }
   }
 }
 
-void ApiLink::begin(EdgeRequest request) {
+void ApiLink::begin(const EdgeRequest& request) {
   EdgeReply refusal;
   refusal.set_id(request.id());
   if (calls_.size() >= kMaxCalls || calls_.contains(request.id())) {

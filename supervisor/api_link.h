@@ -98,7 +98,7 @@ class ApiLink {
 
   void on_event(std::uint32_t events);
   void receive_all();
-  void begin(bulkhead::contract::v1::EdgeRequest request);
+  void begin(const bulkhead::contract::v1::EdgeRequest& request);
   void cancel(std::uint64_t id);
   void send(bulkhead::contract::v1::EdgeReply reply, const std::shared_ptr<Call>& stream);
   void flush();

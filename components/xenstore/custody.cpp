@@ -47,14 +47,24 @@ Status deposit_if_missing(CustodyStore& store, const std::string& name, const ch
   auto fd = make();
   if (!fd) return forward(std::move(fd));
   auto deposited = store.deposit(name, kind, std::move(*fd));
-  if (!deposited) return forward(std::move(deposited), "cannot deposit " + name);
+  // Refused because a predecessor's deposit, under way when it died, arrived before ours: that one it is
+  // then.
+  if (!deposited && store.custody(name) == nullptr) {
+    return forward(std::move(deposited), "cannot deposit " + name);
+  }
   return {};
 }
 
-Result<Mapping> map_item(const CustodyStore& store, const std::string& name, std::size_t at_least) {
+Result<BorrowedFd> find_item(const CustodyStore& store, const std::string& name) {
   const CustodyEntry* item = store.custody(name);
   if (item == nullptr) return failure(ErrorKind::kNotFound, "custody lacks " + name);
-  auto mapping = Mapping::map(item->fd.borrow(), at_least);
+  return item->fd.borrow();
+}
+
+Result<Mapping> map_item(const CustodyStore& store, const std::string& name, std::size_t at_least) {
+  auto item = find_item(store, name);
+  if (!item) return forward(std::move(item));
+  auto mapping = Mapping::map(*item, at_least);
   if (!mapping) return forward(std::move(mapping), name);
   return mapping;
 }
@@ -123,8 +133,8 @@ Status Custody::create(CustodyStore& store, const CustodySettings& settings) {
     return create_memfd("xenstore-connections", connections_bytes(geometry));
   });
   if (!done) return done;
-  done = deposit_if_missing(store, kJournal, "segment",
-                            [&] { return Journal::create(settings.journal_bytes); });
+  done =
+      deposit_if_missing(store, kJournal, "segment", [&] { return Journal::create(settings.journal_bytes); });
   if (!done) return done;
   for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
     done = deposit_if_missing(store, snapshot_name(slot), "segment",
@@ -140,13 +150,13 @@ Result<Custody> Custody::open(const CustodyStore& store) {
   const Geometry geometry = control->at<Control>(0)->geometry;
   auto connections = map_item(store, kConnections, connections_bytes(geometry));
   if (!connections) return forward(std::move(connections));
-  const CustodyEntry* journal_item = store.custody(kJournal);
-  const CustodyEntry* doorbell = store.custody(kDoorbell);
-  if (journal_item == nullptr || doorbell == nullptr)
-    return failure(ErrorKind::kNotFound, "custody is incomplete");
-  auto journal = Journal::open(journal_item->fd.borrow());
+  auto doorbell = find_item(store, kDoorbell);
+  if (!doorbell) return forward(std::move(doorbell));
+  auto journal_item = find_item(store, kJournal);
+  if (!journal_item) return forward(std::move(journal_item));
+  auto journal = Journal::open(*journal_item);
   if (!journal) return forward(std::move(journal));
-  Custody custody(std::move(*control), std::move(*connections), std::move(*journal), doorbell->fd.borrow());
+  Custody custody(std::move(*control), std::move(*connections), std::move(*journal), *doorbell);
   for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
     auto snapshot = map_item(store, snapshot_name(slot), kSnapshotData);
     if (!snapshot) return forward(std::move(snapshot));

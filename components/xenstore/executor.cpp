@@ -96,6 +96,14 @@ void Executor::execute(std::uint32_t slot, const Request& request) {
   finish(tail, next_serial());
 }
 
+void Executor::refuse(std::uint32_t slot, const Request& request, ErrorCode error) {
+  begin(slot);
+  entries_[0].parsed += sizeof request.header + request.payload.size();
+  current_header_ = request.header;
+  reply(kError, as_bytes(error_name(error)));
+  finish(custody_.journal().tail(), next_serial());
+}
+
 void Executor::reply(std::uint32_t type, std::span<const std::byte> payload) {
   const Header header{type, current_header_.request_id, current_header_.transaction_id,
                       static_cast<std::uint32_t>(payload.size())};

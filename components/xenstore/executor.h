@@ -8,6 +8,7 @@
 
 #include "components/xenstore/commit.h"
 #include "components/xenstore/connections.h"
+#include "components/xenstore/protocol.h"
 #include "components/xenstore/replica.h"
 
 namespace bulkhead::xenstore {
@@ -29,11 +30,16 @@ class Executor : private Output {
   void disconnect(std::uint32_t slot);
   // Executes a message that stands at the front of the slot's input.
   void execute(std::uint32_t slot, const Request& request);
+  // Answers it with an error instead; nothing else changes.
+  void refuse(std::uint32_t slot, const Request& request, ErrorCode error);
 
   // Is there room for a reply? If not, try again after sending.
   bool has_room(std::uint32_t slot) const;
-  // Is there room in the journal? If not, try again after a snapshot.
-  bool can_journal() const { return custody_.journal().free() >= Journal::kMaxRecord; }
+  // Is there room in the journal? If not, try again after a snapshot. There is always room left for every
+  // connection's end.
+  bool can_journal() const {
+    return custody_.journal().free() >= Journal::kMaxRecord + connections_.capacity() * kEndRecord;
+  }
 
   // Slots that have new output since the last call.
   std::vector<std::uint32_t> take_woken();
@@ -41,6 +47,8 @@ class Executor : private Output {
   std::vector<std::uint32_t> take_overflowed();
 
  private:
+  static constexpr std::uint64_t kEndRecord = 64;  // more than a disconnection takes in the journal
+
   void reply(std::uint32_t type, std::span<const std::byte> payload) override;
   void event(ConnectionId to, std::span<const std::byte> payload) override;
 

@@ -14,11 +14,13 @@ namespace bulkhead::xenstore {
 namespace {
 
 constexpr std::uint64_t kRecordsPerTurn = 256;  // bounds how long a takeover waits for this thread
-constexpr std::size_t kSnapshotSlice = 64 * 1024;
+constexpr std::size_t kSnapshotSlice = std::size_t{64} * 1024;
+constexpr std::int64_t kSnapshotRetry = kSecond;     // after one that did not fit
 constexpr std::uint64_t kSnapshotAtLeast = 1 << 20;  // journal bytes worth a snapshot
 constexpr int kBusyWaitMs = 2;  // while the journal grows: look again soon, without being called
 constexpr int kIdleTurns = 5;   // then sleep until the doorbell rings
 constexpr int kFaultWaitMs = 20;
+constexpr int kTooLargeWaitMs = 1000;
 
 }  // namespace
 
@@ -129,14 +131,15 @@ void Follower::write_snapshot() {
     // requests.
     const std::uint64_t worth =
         std::min(std::max(kSnapshotAtLeast, store.length()), custody_->journal().capacity() / 4);
-    if (replica_->position() < store.position() + worth) return;
+    if (replica_->position() < store.position() + worth || monotonic_ns() < next_snapshot_ns_) return;
     snapshot_ = SnapshotWriting::begin(*custody_, replica_->engine(), replica_->position());
     if (!snapshot_) return;
   }
+  const bool known = SnapshotStore(*custody_).too_large();
   auto more = snapshot_->step(kSnapshotSlice);
   if (!more) {
-    spdlog::error("{}", more.error().message());
-    (void)instance_.send_finding("snapshot", more.error().message(), "");
+    next_snapshot_ns_ = monotonic_ns() + kSnapshotRetry;
+    if (!known) (void)instance_.send_finding("snapshot", more.error().message(), "");
   }
   if (!more || !*more) snapshot_.reset();
 }
@@ -165,6 +168,7 @@ void Follower::wait(bool busy) {
         custody_->control().follower_waiting.store(1);
         // The owner looks at the flag after it moved the tail; we look at the tail after we set the flag.
         if (custody_->journal().tail() != replica_->position()) return;
+        if (timeout < 0 && SnapshotStore(*custody_).too_large()) timeout = kTooLargeWaitMs;
       }
     }
   }

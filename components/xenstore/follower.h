@@ -53,6 +53,7 @@ class Follower {
   int idle_turns_ = 0;
   std::optional<Custody> custody_;
   std::optional<Replica> replica_;
+  std::int64_t next_snapshot_ns_ = 0;
   std::optional<SnapshotWriting> snapshot_;
   std::thread thread_;
 };

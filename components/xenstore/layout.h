@@ -81,6 +81,8 @@ struct Control {
   alignas(64) std::atomic<std::uint32_t> follower_waiting;
   // How far the standby has come; the owner slows down a little for one that moves but falls behind.
   std::atomic<std::uint64_t> follower_position;
+  // The last snapshot did not fit its segment: the journal cannot be shortened, the state must not grow.
+  std::atomic<std::uint32_t> state_too_large;
 };
 
 // Head of a snapshot segment; the data stands at kSnapshotData.

@@ -1,10 +1,10 @@
 // bulkhead-xenstored: the xenstore service, one instance of it. Started by bulkheadd; waits for the lease as
 // standby, then serves. This file only wires.
-#include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <string_view>
 

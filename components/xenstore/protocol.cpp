@@ -29,6 +29,28 @@ std::size_t domain_prefix_length(std::string_view path) {
 
 }  // namespace
 
+Effect effect_of(std::uint32_t type, std::uint32_t transaction) {
+  switch (type) {
+    case kDirectory:
+    case kDirectoryPart:
+    case kRead:
+    case kGetPerms:
+      return transaction == 0 ? Effect::kNone : Effect::kShrinks;
+    case kGetDomainPath:
+    case kIsDomainIntroduced:
+      return Effect::kNone;
+    case kControl:
+    case kRm:
+    case kUnwatch:
+    case kResetWatches:
+    case kRelease:
+    case kTransactionEnd:
+      return Effect::kShrinks;
+    default:
+      return Effect::kGrows;
+  }
+}
+
 std::string_view error_name(ErrorCode code) {
   switch (code) {
     case ErrorCode::kNone:

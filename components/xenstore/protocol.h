@@ -45,6 +45,11 @@ enum MessageType : std::uint32_t {
   kTypeCount = 23,
 };
 
+// What executing a request may do to what the service holds. Reads within a transaction count as kShrinks:
+// they are remembered to find conflicts, but no longer than the transaction lives.
+enum class Effect : std::uint8_t { kNone, kShrinks, kGrows };
+Effect effect_of(std::uint32_t type, std::uint32_t transaction);
+
 // The errors this engine reports, a subset of xsd_errors.
 enum class ErrorCode : std::uint8_t {
   kNone,

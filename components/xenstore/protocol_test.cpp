@@ -68,6 +68,17 @@ TEST(Protocol, PathLimitDoesNotCountADomainsHome) {
   EXPECT_FALSE(is_path_within("/local/domain/" + long_name, 2048));
 }
 
+TEST(Protocol, EffectOfRequests) {
+  EXPECT_EQ(effect_of(kRead, 0), Effect::kNone);
+  EXPECT_EQ(effect_of(kRead, 7), Effect::kShrinks);  // remembered until the transaction ends
+  EXPECT_EQ(effect_of(kIsDomainIntroduced, 7), Effect::kNone);
+  EXPECT_EQ(effect_of(kRm, 0), Effect::kShrinks);
+  EXPECT_EQ(effect_of(kTransactionEnd, 7), Effect::kShrinks);
+  for (const std::uint32_t type : {kWrite, kMkdir, kWatch, kTransactionStart, kIntroduce, kSetPerms}) {
+    EXPECT_EQ(effect_of(type, 0), Effect::kGrows) << type;
+  }
+}
+
 TEST(Protocol, PathParts) {
   EXPECT_EQ(parent_path("/a"), "/");
   EXPECT_EQ(parent_path("/a/b"), "/a");

@@ -16,7 +16,8 @@ namespace {
 constexpr int kRequestsPerTurn = 64;  // of one client, before the others have their turn
 constexpr std::int64_t kFindingInterval = kSecond;
 constexpr std::int64_t kMaxDelay = kSecond;
-constexpr std::size_t kSnapshotSlice = 64 * 1024;
+constexpr std::size_t kSnapshotSlice = std::size_t{64} * 1024;
+constexpr std::int64_t kSnapshotRetry = kSecond;  // after one that did not fit
 constexpr std::int64_t kFollowerStuck = 50 * kMillisecond;
 constexpr std::int64_t kPace = 100 * kMicrosecond;
 
@@ -147,6 +148,9 @@ Status Server::turn() {
 std::int64_t Server::next_deadline() const {
   std::int64_t deadline = faults_.next_turn_ns(monotonic_ns());
   if (accept_again_ns_ != 0 && (deadline == 0 || accept_again_ns_ < deadline)) deadline = accept_again_ns_;
+  if (snapshots_.too_large() && (deadline == 0 || next_snapshot_ns_ < deadline)) {
+    deadline = std::max<std::int64_t>(next_snapshot_ns_, 1);
+  }
   if (snapshot_) deadline = 1;  // in the past: look at the ring, do not wait
   return deadline;
 }
@@ -197,14 +201,29 @@ bool Server::execute_some(std::uint32_t index) {
     }
     if (flights_[index].broken) slot.sent.store(slot.produced.load());  // nobody reads: the room is free
     if (!executor_.has_room(index)) return false;                       // until the client reads
-    if (!executor_.can_journal()) return true;  // until the snapshot being written is complete
+    const Admission admission = admit(request.header);
+    if (admission == Admission::kWait) return true;
     vitals.work_arrived.fetch_add(1, std::memory_order_relaxed);
     if (const std::int64_t delay = faults_.request_delay_ns(); delay > 0)
       sleep_for(std::min(delay, kMaxDelay));
-    executor_.execute(index, request);
+    if (admission == Admission::kRefuse) {
+      executor_.refuse(index, request, ErrorCode::kNoSpace);
+    } else {
+      executor_.execute(index, request);
+    }
     vitals.work_done.fetch_add(1, std::memory_order_relaxed);
   }
   return true;
+}
+
+// Reads never depend on room in the journal.
+Server::Admission Server::admit(const Header& header) const {
+  const bool room = executor_.can_journal();
+  const bool too_large = snapshots_.too_large();
+  if (room && !too_large) return Admission::kExecute;
+  const Effect effect = effect_of(header.type, header.transaction_id);
+  if (effect == Effect::kNone || (room && effect == Effect::kShrinks)) return Admission::kExecute;
+  return too_large ? Admission::kRefuse : Admission::kWait;  // until the snapshot being written is complete
 }
 
 void Server::cut(std::uint32_t index, const std::string& why) {
@@ -277,15 +296,17 @@ void Server::keep_journal_short() {
     journal.release(covered);
     kJournalReleased.pass();
   }
-  if (!snapshot_ && journal.free() < journal.capacity() / 2) {
+  const bool needed = journal.free() < journal.capacity() / 2 || snapshots_.too_large();
+  if (!snapshot_ && needed && monotonic_ns() >= next_snapshot_ns_) {
     snapshot_ = SnapshotWriting::begin(custody_, replica_.engine(), replica_.position());
   }
   if (!snapshot_) return;
   const bool urgent = journal.free() < 4 * Journal::kMaxRecord;
+  const bool known = snapshots_.too_large();
   auto more = snapshot_->step(urgent ? ~std::size_t{0} : kSnapshotSlice);
   if (!more) {
-    spdlog::error("{}", more.error().message());
-    (void)instance_.send_finding("snapshot", more.error().message(), "");
+    next_snapshot_ns_ = monotonic_ns() + kSnapshotRetry;
+    if (!known) (void)instance_.send_finding("snapshot", more.error().message(), "");
   }
   if (!more || !*more) snapshot_.reset();
 }

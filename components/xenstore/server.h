@@ -65,6 +65,8 @@ class Server {
   void mark_flush(std::uint32_t slot);
   void execute_ready();
   bool execute_some(std::uint32_t slot);
+  enum class Admission : std::uint8_t { kExecute, kRefuse, kWait };
+  Admission admit(const Header& header) const;
   void cut(std::uint32_t slot, const std::string& why);
   void begin_close(std::uint32_t slot);
 
@@ -95,6 +97,7 @@ class Server {
   Executor executor_;
   SnapshotStore snapshots_;
   std::optional<SnapshotWriting> snapshot_;
+  std::int64_t next_snapshot_ns_ = 0;
 
   std::vector<Flight> flights_;
   std::vector<std::uint32_t> ready_;

@@ -185,6 +185,10 @@ void Server::arm_accept() {
   }
   const CustodyEntry* listener = instance_.custody("listener");
   if (listener == nullptr || full_) return;
+  if (!executor_.can_journal()) {
+    accept_again_ns_ = monotonic_ns() + kAcceptRetry;
+    return;
+  }
   std::uint32_t slot = 0;
   while (slot < connections_.capacity() && connections_.slot(slot).state.load() != SlotState::kFree) ++slot;
   full_ = slot == connections_.capacity();

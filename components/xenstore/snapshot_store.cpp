@@ -47,7 +47,7 @@ Result<UniqueFd> SnapshotStore::create_segment(std::size_t bytes) {
 
 // Looks again if another snapshot was published meanwhile: ours may then be one that is being written, and
 // the journal must not be released up to a position that is never published.
-std::uint64_t SnapshotStore::of_published(std::uint64_t SnapshotHead::*field) const {
+std::uint64_t SnapshotStore::of_published(std::uint64_t SnapshotHead::* field) const {
   for (;;) {
     const std::uint64_t published = custody_.control().published.load();
     const std::uint64_t value = published == 0 ? 0 : head_of(custody_.snapshot(published & 3))->*field;
@@ -141,6 +141,7 @@ Result<bool> SnapshotWriting::step(std::size_t budget) {
   slice_.clear();
   const bool more = writer_.step(budget, slice_);
   if (slice_.size() > segment.size() - kSnapshotData - written_) {
+    custody_->control().state_too_large.store(1);
     return failure(ErrorKind::kExhausted, "the state does not fit into a snapshot of " +
                                               std::to_string(segment.size() - kSnapshotData) +
                                               " bytes: raise snapshot_bytes");
@@ -156,6 +157,7 @@ void SnapshotWriting::publish() {
   head->journal_position = position_;
   head->length = written_;
   head->version.store(head->version.load() + 1);
+  custody_->control().state_too_large.store(0);
   kSnapshotWritten.pass();
   auto& published = custody_->control().published;
   std::uint64_t current = published.load();

@@ -23,12 +23,14 @@ class SnapshotStore {
   // Journal position of the published snapshot, 0 if there is none; and its size.
   std::uint64_t position() const;
   std::uint64_t length() const;
+  // The state did not fit when somebody last tried.
+  bool too_large() const { return custody_.control().state_too_large.load(std::memory_order_relaxed) != 0; }
 
   // The published snapshot; nullopt if there is none. Reads again when a writer was faster.
   Result<std::optional<Loaded>> load() const;
 
  private:
-  std::uint64_t of_published(std::uint64_t SnapshotHead::*field) const;
+  std::uint64_t of_published(std::uint64_t SnapshotHead::* field) const;
 
   Custody& custody_;
 };
@@ -45,7 +47,7 @@ class SnapshotWriting {
   ~SnapshotWriting();
 
   // Writes about `budget` bytes. True while there is more to do; the last step publishes. kExhausted: it does
-  // not fit.
+  // not fit, which is shown to everybody (too_large()) until one does.
   Result<bool> step(std::size_t budget);
 
  private:

@@ -224,6 +224,13 @@ void ComponentHost::handle(Instance& instance) {
 }
 
 void ComponentHost::deposit(Instance& from, const contract::v1::CustodyItem& item, UniqueFd fd) {
+  if (custody_.contains(item.name())) {
+    contract::v1::ToInstance refused;
+    refused.mutable_deposit_refused()->set_name(item.name());
+    refused.mutable_deposit_refused()->set_why("another descriptor is held under this name");
+    (void)send(from, refused);
+    return;
+  }
   for (Instance& other : instances_) {
     if (&other == &from || other.ended_) continue;
     contract::v1::ToInstance message;
@@ -234,6 +241,11 @@ void ComponentHost::deposit(Instance& from, const contract::v1::CustodyItem& ite
   contract::v1::ToInstance accepted;
   accepted.mutable_deposit_accepted()->set_name(item.name());
   (void)send(from, accepted);
+}
+
+pid_t ComponentHost::owner() const {
+  const auto lease = Lease::open(custody_.at("lease").fd.borrow());
+  return lease ? lease->owner().pid : 0;
 }
 
 bool ComponentHost::wait_until(const std::function<bool()>& condition, int deadline_ms) {

@@ -86,6 +86,8 @@ class ComponentHost {
   Instance* active();
   Instance* ready_standby();
   std::size_t living() const;
+  // Who holds the lease now; 0: nobody.
+  pid_t owner() const;
   std::size_t custody_items() const { return custody_.size(); }
   // Drops instances that have ended.
   void forget_ended();

@@ -17,6 +17,7 @@ constexpr std::uint64_t kRecordsPerTurn = 256;  // bounds how long a takeover wa
 constexpr std::size_t kSnapshotSlice = std::size_t{64} * 1024;
 constexpr std::int64_t kSnapshotRetry = kSecond;     // after one that did not fit
 constexpr std::uint64_t kSnapshotAtLeast = 1 << 20;  // journal bytes worth a snapshot
+constexpr std::int64_t kMendPatience = 10 * kSecond;
 constexpr int kBusyWaitMs = 2;  // while the journal grows: look again soon, without being called
 constexpr int kIdleTurns = 5;   // then sleep until the doorbell rings
 constexpr int kFaultWaitMs = 20;
@@ -115,13 +116,28 @@ bool Follower::follow() {
     replica_.emplace(*custody_);
   }
   auto more = replica_->follow(kRecordsPerTurn);
-  if (!more) abandon("cannot follow: " + more.error().message());
+  if (!more) return await_snapshot(more.error());
+  give_up_ns_ = 0;
   custody_->control().follower_position.store(replica_->position(), std::memory_order_relaxed);
   if (!*more && !ready_sent_) {
     ready_sent_ = instance_.send_ready().has_value();
   }
   if (!*more) write_snapshot();
   return *more || snapshot_;
+}
+
+// The owner knows what the damaged record said: its next snapshot makes the record unnecessary.
+bool Follower::await_snapshot(const Error& damage) {
+  const std::int64_t now = monotonic_ns();
+  idle_turns_ = 0;
+  if (give_up_ns_ == 0) {
+    give_up_ns_ = now + kMendPatience;
+    custody_->control().snapshot_wanted.store(1);
+    (void)instance_.send_finding("journal", damage.message() + "; waiting for a snapshot past it", "");
+  } else if (now > give_up_ns_) {
+    abandon("cannot follow: " + damage.message());
+  }
+  return false;
 }
 
 void Follower::write_snapshot() {

@@ -38,6 +38,7 @@ class Follower {
   void serve_core();
   void obey(const contract::ToInstance& order);
   bool follow();
+  bool await_snapshot(const Error& damage);
   void write_snapshot();
   void show_vitals();
   void wait(bool busy);
@@ -54,6 +55,7 @@ class Follower {
   std::optional<Custody> custody_;
   std::optional<Replica> replica_;
   std::int64_t next_snapshot_ns_ = 0;
+  std::int64_t give_up_ns_ = 0;  // waiting for a snapshot past a damaged record; 0: no
   std::optional<SnapshotWriting> snapshot_;
   std::thread thread_;
 };

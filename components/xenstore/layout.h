@@ -83,6 +83,8 @@ struct Control {
   std::atomic<std::uint64_t> follower_position;
   // The last snapshot did not fit its segment: the journal cannot be shortened, the state must not grow.
   std::atomic<std::uint32_t> state_too_large;
+  // A standby cannot read on in the journal: a new snapshot would take it past the damage.
+  std::atomic<std::uint32_t> snapshot_wanted;
 };
 
 // Head of a snapshot segment; the data stands at kSnapshotData.

@@ -296,7 +296,8 @@ void Server::keep_journal_short() {
     journal.release(covered);
     kJournalReleased.pass();
   }
-  const bool needed = journal.free() < journal.capacity() / 2 || snapshots_.too_large();
+  const bool needed = journal.free() < journal.capacity() / 2 || snapshots_.too_large() ||
+                      custody_.control().snapshot_wanted.load(std::memory_order_relaxed) != 0;
   if (!snapshot_ && needed && monotonic_ns() >= next_snapshot_ns_) {
     snapshot_ = SnapshotWriting::begin(custody_, replica_.engine(), replica_.position());
   }

@@ -165,6 +165,7 @@ void SnapshotWriting::publish() {
     // Another writer was faster with a newer state: ours is not needed.
     if (current != 0 && head_of(custody_->snapshot(current & 3))->journal_position >= position_) return;
   } while (!published.compare_exchange_weak(current, ((current >> 2) + 1) << 2 | slot_));
+  custody_->control().snapshot_wanted.store(0);
   kSnapshotPublished.pass();
 }
 

@@ -225,6 +225,37 @@ TEST_F(XenstoreFault, DiesWhileCustodyIsMade) {
   EXPECT_EQ(client.call(XS_READ, 0, std::string("/a\0", 3)), "b");
 }
 
+// A record is damaged before a standby reads it: the owner's next snapshot takes the standby past it.
+TEST_F(XenstoreFault, DamagedJournalRecord) {
+  start();
+  ASSERT_TRUE(host_->launch().has_value());
+  ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
+  xs::AnomalyLog log;
+  auto socket = xs::XsClient::connect(host_->socket_path());
+  ASSERT_TRUE(socket.has_value());
+  xs::XsClient client(std::move(*socket), "client", log);
+  const auto path = [](int i) { return "/a/" + std::to_string(i) + std::string(1, '\0'); };
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(client.call(XS_WRITE, 0, path(i) + std::to_string(i)).has_value());
+  }
+  auto journal = host_->map("journal", 1 << 16);
+  ASSERT_TRUE(journal.has_value());
+  *journal->at<std::uint8_t>(4096 + 1000) ^= 0x10;  // in one of the first records' payloads or headers
+
+  auto standby = host_->launch();
+  ASSERT_TRUE(standby.has_value());
+  ASSERT_TRUE(host_->wait_until([&] {
+    host_->ping(*host_->active());  // as the core does; it would see the wish at its next request, too
+    return host_->ready_standby() != nullptr;
+  }));
+  ASSERT_EQ((*standby)->findings().size(), 1U);
+  EXPECT_EQ((*standby)->findings()[0].finding(), "journal");
+  host_->kill(*host_->active());
+  ASSERT_TRUE(host_->wait_until([&] { return (*standby)->active(); }));
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(client.call(XS_READ, 0, path(i)), std::to_string(i));
+  EXPECT_EQ(log.total(), 0U) << ::testing::PrintToString(log.described());
+}
+
 // More than a snapshot can hold: growth is refused, everything else goes on, also after a kill; room is used
 // again.
 TEST_F(XenstoreFault, StateTooLargeForASnapshot) {

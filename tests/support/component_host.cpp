@@ -243,6 +243,10 @@ void ComponentHost::deposit(Instance& from, const contract::v1::CustodyItem& ite
   (void)send(from, accepted);
 }
 
+Result<Mapping> ComponentHost::map(const std::string& item, std::size_t bytes) const {
+  return Mapping::map(custody_.at(item).fd.borrow(), bytes);
+}
+
 pid_t ComponentHost::owner() const {
   const auto lease = Lease::open(custody_.at("lease").fd.borrow());
   return lease ? lease->owner().pid : 0;

@@ -88,6 +88,8 @@ class ComponentHost {
   std::size_t living() const;
   // Who holds the lease now; 0: nobody.
   pid_t owner() const;
+  // A segment in custody.
+  Result<Mapping> map(const std::string& item, std::size_t bytes) const;
   std::size_t custody_items() const { return custody_.size(); }
   // Drops instances that have ended.
   void forget_ended();

@@ -7,5 +7,5 @@ add_dependencies(core_test bulkheadd bulkhead-api echo_component)
 bulkhead_test(core_adoption_test SOURCES core_adoption_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
 add_dependencies(core_adoption_test bulkheadd bulkhead-api echo_component fd_store_host)
 
-bulkhead_test(xenstore_product_test SOURCES xenstore_product_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 180)
+bulkhead_test(xenstore_product_test SOURCES xenstore_product_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
 add_dependencies(xenstore_product_test bulkheadd bulkhead-api bulkhead-xenstored fd_store_host xs-load)

@@ -10,7 +10,7 @@ TEST(Ticket, ComesBackAsItWas) {
   for (const Operation operation :
        {Operation::kIgnored, Operation::kReceive, Operation::kSend, Operation::kAccept, Operation::kClose,
         Operation::kWake, Operation::kContract}) {
-    for (const std::uint8_t incarnation : {0, 1, 255}) {
+    for (const std::uint8_t incarnation : {std::uint8_t{0}, std::uint8_t{1}, std::uint8_t{255}}) {
       for (const std::uint32_t subject : {0U, 1U, 32'767U, 0xfffffU}) {
         for (const std::uint32_t base : {0U, 1U, 0x80000000U, 0xffffffffU}) {
           const Ticket told = Ticket::decode(Ticket{operation, incarnation, subject, base}.encode());

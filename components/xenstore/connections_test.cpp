@@ -33,7 +33,8 @@ class ConnectionsTest : public testing::Test {
   void consume(std::size_t bytes) { slot().parsed.fetch_add(bytes); }
   void commit_output() { slot().produced = connections_.staged(1); }
   bool stage(std::string_view payload) {
-    return connections_.stage(1, {kRead, 1, 0, static_cast<std::uint32_t>(payload.size())}, as_bytes(payload));
+    return connections_.stage(1, {kRead, 1, 0, static_cast<std::uint32_t>(payload.size())},
+                              as_bytes(payload));
   }
   // The message at the front of the input, "" if it is not whole.
   std::string next() {
@@ -69,7 +70,8 @@ TEST_F(ConnectionsTest, MessageIsThereOnceItIsWhole) {
 
 TEST_F(ConnectionsTest, SeveralInARow) {
   const std::vector<std::string> messages{message(kRead, "/a|", 1), message(kWrite, "", 2),
-                                          message(kWrite, "/b|" + patterned(4000, 1), 3), message(kRead, "/c|", 4)};
+                                          message(kWrite, "/b|" + patterned(4000, 1), 3),
+                                          message(kRead, "/c|", 4)};
   std::string stream;
   for (const auto& one : messages) stream += one;
   receive(stream + message(kRead, "/d|").substr(0, 18));
@@ -285,7 +287,7 @@ class RandomTraffic {
     for (std::uint32_t i = 0; i < kSmallSettings.geometry.max_connections; ++i) process().prepare(i);
   }
   void step() {
-    const std::uint32_t index = random_() % kSmallSettings.geometry.max_connections;
+    const auto index = static_cast<std::uint32_t>(random_()) % kSmallSettings.geometry.max_connections;
     switch (random_() % 8) {
       case 0:
       case 1:

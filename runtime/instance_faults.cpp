@@ -68,6 +68,21 @@ std::vector<std::string> InstanceFaults::kinds() {
   return {"exit", "spin", "deadlock", "slow", "leak", "fdleak", "corrupt", "drop-heartbeat", "crash-at"};
 }
 
+bool InstanceFaults::obey(const contract::v1::ToInstance& order, Instance& instance) {
+  if (order.has_fault_end()) {
+    end(order.fault_end().id());
+    return true;
+  }
+  if (!order.has_fault()) return false;
+  if (auto begun = begin(order.fault()); !begun) {
+    contract::v1::FromInstance refusal;
+    refusal.mutable_fault_refused()->set_id(order.fault().id());
+    refusal.mutable_fault_refused()->set_why(begun.error().message());
+    (void)instance.send(refusal);  // the core is gone: so is its interest
+  }
+  return true;
+}
+
 Status InstanceFaults::begin(const contract::v1::FaultOrder& order) {
   const std::string& kind = order.kind();
   const std::int64_t expires = order.expires_monotonic_ns();

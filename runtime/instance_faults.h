@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bulkhead/contract/v1/contract.pb.h"
+#include "runtime/instance.h"
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
 
@@ -22,6 +23,9 @@ class InstanceFaults {
   // The kinds for Hello.fault_kinds.
   static std::vector<std::string> kinds();
 
+  // Carries out the core's orders about faults and tells it what is refused; false: an order about something
+  // else.
+  bool obey(const contract::v1::ToInstance& order, Instance& instance);
   // Begins a fault. exit, spin and deadlock do not return before their lease ends (exit never does).
   Status begin(const contract::v1::FaultOrder& order);
   void end(std::uint64_t id);

@@ -86,17 +86,8 @@ void Follower::serve_core() {
 }
 
 void Follower::obey(const contract::ToInstance& order) {
+  if (faults_.obey(order, instance_)) return;
   switch (order.body_case()) {
-    case contract::ToInstance::kFault:
-      if (auto begun = faults_.begin(order.fault()); !begun) {
-        contract::FromInstance refusal;
-        refusal.mutable_fault_refused()->set_id(order.fault().id());
-        refusal.mutable_fault_refused()->set_why(begun.error().message());
-        (void)instance_.send(refusal);
-      }
-      return;
-    case contract::ToInstance::kFaultEnd:
-      return faults_.end(order.fault_end().id());
     case contract::ToInstance::kStop:
       // The main thread sleeps on the lease; nothing here needs an orderly end.
       ::_exit(0);

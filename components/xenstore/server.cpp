@@ -313,17 +313,8 @@ void Server::keep_journal_short() {
 }
 
 void Server::obey(const contract::ToInstance& order) {
+  if (faults_.obey(order, instance_)) return;
   switch (order.body_case()) {
-    case contract::ToInstance::kFault:
-      if (auto begun = faults_.begin(order.fault()); !begun) {
-        contract::FromInstance refusal;
-        refusal.mutable_fault_refused()->set_id(order.fault().id());
-        refusal.mutable_fault_refused()->set_why(begun.error().message());
-        (void)instance_.send(refusal);
-      }
-      return;
-    case contract::ToInstance::kFaultEnd:
-      return faults_.end(order.fault_end().id());
     case contract::ToInstance::kYield:
     case contract::ToInstance::kStop:
       ended_ = true;

@@ -118,15 +118,8 @@ class Echo {
 
   void obey(const contract::ToInstance& order) {
     if (order.has_yield() || order.has_stop()) ::_exit(0);
-    if (order.has_fault_end()) faults_.end(order.fault_end().id());
+    if (faults_.obey(order, instance_)) return;
     if (order.has_query()) answer_query(order.query());
-    if (!order.has_fault()) return;
-    if (auto begun = faults_.begin(order.fault()); !begun) {
-      contract::FromInstance message;
-      message.mutable_fault_refused()->set_id(order.fault().id());
-      message.mutable_fault_refused()->set_why(begun.error().message());
-      (void)instance_.send(message);
-    }
   }
 
   void answer_query(const contract::Query& query) {

@@ -39,11 +39,12 @@ constexpr Cell kStopThenStart = to(kStopping, {kArmStop, kAskStop});
 constexpr Cell kServes = to(kServing, {kCancelTimer, kCloseIncident, kKeepStandby});
 constexpr Cell kAwaitSuccessor = to(kRecovering, {kOpenIncident, kArmStart});
 constexpr Cell kWaitAndRetry = to(kBackoff, {kOpenIncident, kDropStandby, kArmBackoff});
-constexpr Cell kReplaceActive = to(kRecovering, {kOpenIncident, kArmStart, kFenceActive});
+// Fencing first: the incident is written to a disk, which may hang.
+constexpr Cell kReplaceActive = to(kRecovering, {kFenceActive, kArmStart, kOpenIncident});
 // The exits that follow lead on to kWaitAndRetry; the timer is for processes that do not die even of SIGKILL.
-constexpr Cell kReplaceAll = to(kRecovering, {kOpenIncident, kArmStart, kKillAll});
+constexpr Cell kReplaceAll = to(kRecovering, {kKillAll, kArmStart, kOpenIncident});
 constexpr Cell kEnd = to(kStopped, {kClearWanted, kCancelTimer, kCloseIncident, kDropStandby});
-constexpr Cell kGiveUp = to(kIsolated, {kCancelTimer, kOpenIncident, kCloseIncident, kKillAll});
+constexpr Cell kGiveUp = to(kIsolated, {kKillAll, kCancelTimer, kOpenIncident, kCloseIncident});
 
 // clang-format off
 constexpr std::array<Row, kEvents> kRows = {{

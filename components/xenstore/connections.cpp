@@ -49,6 +49,7 @@ void Connections::copy_in(std::uint32_t index, std::uint64_t offset, std::span<s
 }
 
 void Connections::copy_out(std::uint32_t index, std::uint64_t offset, std::span<const std::byte> from) const {
+  if (from.empty()) return;  // an empty payload may have no address, which memcpy() does not allow
   const std::uint64_t base = slot(index).out_base.load(std::memory_order_relaxed);
   const std::size_t at = (offset - base) & (geometry_.out_bytes - 1);
   const std::size_t first = std::min<std::size_t>(from.size(), geometry_.out_bytes - at);

@@ -84,6 +84,27 @@ TEST(CustodyTest, CreateContinuesWhereverItStopped) {
   }
 }
 
+// A dying predecessor's deposit reaches the core after its successor has looked and before it deposits.
+TEST(CustodyTest, PredecessorsLateDepositCounts) {
+  struct LateStore : MemoryCustody {
+    Status deposit(const std::string& name, const std::string& kind, UniqueFd fd) override {
+      if (name == "connections") {
+        UniqueFd late = create_memfd("late", connections_bytes(kSmallSettings.geometry)).value();
+        EXPECT_TRUE(MemoryCustody::deposit(name, kind, std::move(late)));
+        struct stat info{};
+        ::fstat(items.at(name).fd.get(), &info);
+        identity = info.st_ino;
+        return failure(ErrorKind::kRefused, "there is one of that name");
+      }
+      return MemoryCustody::deposit(name, kind, std::move(fd));
+    }
+    ino_t identity = 0;
+  } store;
+  ASSERT_TRUE(Custody::create(store, kSmallSettings));
+  EXPECT_EQ(identities(store).at("connections"), store.identity);
+  EXPECT_TRUE(Custody::open(store));
+}
+
 TEST(CustodyTest, CreatingAgainChangesNothing) {
   MemoryCustody store = small_custody();
   Custody::open(store)->control().next_serial.store(77);

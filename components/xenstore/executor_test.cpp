@@ -186,6 +186,37 @@ TEST_F(ExecutorTest, RoomIsAQuarterOfTheBuffer) {
   EXPECT_TRUE(process_.executor.has_room(0));
 }
 
+TEST_F(ExecutorTest, RefusingAnswersAndChangesNothingElse) {
+  const std::uint64_t before = tail();
+  const std::uint64_t digest = process_.replica.engine().digest();
+  const std::string bytes = message(kWrite, "/a/b|value", 9, 0);
+  process_.receive(0, bytes);
+  Request request{};
+  ASSERT_EQ(process_.connections.next_message(0, request), Connections::Input::kMessage);
+  process_.executor.refuse(0, request, ErrorCode::kNoSpace);
+  EXPECT_THAT(lines(process_.send(0)), ElementsAre("16:9:ENOSPC|"));
+  EXPECT_EQ(process_.send(1), "");
+  EXPECT_EQ(slot(0).parsed, slot(0).received);
+  EXPECT_EQ(tail(), before);
+  EXPECT_EQ(process_.replica.engine().digest(), digest);
+}
+
+// Whatever is admitted, every client's end still fits.
+TEST_F(ExecutorTest, JournalKeepsRoomForEveryConnectionsEnd) {
+  process_.executor.connect(2, 0);
+  process_.executor.connect(3, 0);
+  Journal& journal = process_.custody.journal();
+  const std::string value(4000, 'x');
+  while (process_.executor.can_journal()) {
+    process_.call(0, kWrite, "/n|" + value);
+    process_.send(0);
+    ASSERT_LE(journal.used(), journal.capacity());
+  }
+  for (std::uint32_t i = 0; i < 4; ++i) process_.executor.disconnect(i);
+  EXPECT_LE(journal.used(), journal.capacity());
+  EXPECT_EQ(journal_records(journal).back().subject, 3U);
+}
+
 TEST_F(ExecutorTest, ClientThatDoesNotReadItsEventsOverflows) {
   overflow_watcher();
   EXPECT_THAT(process_.executor.take_overflowed(), ElementsAre(1));

@@ -216,6 +216,7 @@ TEST_F(SnapshotStoreTest, LoadsWhileAnotherProcessWrites) {
 
 TEST_F(SnapshotStoreTest, TooLargeSaysWhatToDo) {
   publish(1);
+  EXPECT_FALSE(snapshots_.too_large());
   for (int i = 0; i < 5; ++i) {
     auto writing = begin(2, 3000);
     ASSERT_TRUE(writing.has_value());
@@ -225,9 +226,11 @@ TEST_F(SnapshotStoreTest, TooLargeSaysWhatToDo) {
     EXPECT_EQ(more.error().kind(), ErrorKind::kExhausted);
     EXPECT_THAT(more.error().message(), AllOf(HasSubstr("262144 bytes"), HasSubstr("raise snapshot_bytes")));
     EXPECT_EQ(loaded(), 1U);
+    EXPECT_TRUE(snapshots_.too_large());
   }
   EXPECT_EQ(free_segments(), 2U);
   publish(3);
+  EXPECT_FALSE(snapshots_.too_large());
   EXPECT_EQ(loaded(), 3U);
 }
 

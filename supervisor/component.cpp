@@ -9,6 +9,8 @@ namespace bulkhead::supervisor {
 namespace {
 
 constexpr std::size_t kMaxWaiters = 64;
+constexpr std::uint32_t kMostSaid = 50;  // within:
+constexpr std::int64_t kSaidWindow = 10 * kSecond;
 
 v1::State public_state(State state) {
   return static_cast<v1::State>(static_cast<int>(state));
@@ -39,7 +41,9 @@ Component::Component(const ComponentConfig& config, const Services& services, In
       backoff_(config.restart.backoff_initial_ns, config.restart.backoff_max_ns,
                config.restart.reset_after_ns),
       standby_backoff_(backoff_),
-      outage_(services.incidents) {
+      outage_(services.incidents),
+      standby_failures_(services.incidents, config.restart.window_ns),
+      said_(kMostSaid, kSaidWindow) {
   surveillance_ = std::make_unique<Surveillance>(
       services.loop, config, services.config.supervisor.runtime_dir, instances_, launcher_,
       Surveillance::Handlers{
@@ -92,6 +96,8 @@ void Component::enter(State next, const std::string& cause) {
     services_.loop.cancel(std::exchange(health_timer_, 0));
   }
   services_.events.transition(name(), incarnation_, public_state(from), public_state(next), cause);
+  if (next == State::kStopping || next == State::kStopped) standby_failures_.given_up("stopped");
+  if (next == State::kIsolated) standby_failures_.given_up("isolated");
 }
 
 void Component::serving_began() {
@@ -129,6 +135,16 @@ void Component::begin() {
     if (wanted_) feed(Event::kEnable, "enabled");
     return;
   }
+  resume();
+  std::vector<std::uint64_t> ended;
+  for (const auto& [id, instance] : instances_) {
+    if (instance->ended_unseen) ended.push_back(id);
+  }
+  // In this turn, so that nobody is told of an owner that is no more.
+  for (const std::uint64_t id : ended) reap(id);
+}
+
+void Component::resume() {
   Instance* instance = active();
   if (instance == nullptr) {
     why_ =
@@ -137,11 +153,33 @@ void Component::begin() {
     feed(Event::kAdoptedOrphaned, "re-adopted; the successor is taking over");
   } else if (instance->ready) {
     feed(Event::kAdoptedServing, "re-adopted, process " + std::to_string(instance->process.pid()));
+    if (instance->ending) resume_ending(*instance);
   } else {
     feed(Event::kAdoptedStarting, "re-adopted while starting");
     surveillance_->await_ready();
   }
-  if (!operator_wanted_) feed(Event::kDisable, "the former core was stopping it");
+  if (!operator_wanted_) {
+    feed(Event::kDisable, "the former core was stopping it");
+  } else if (was_stopping_) {
+    feed(Event::kRestartCold, "the former core was stopping it");
+  }
+}
+
+// The former core asked the owner to yield, or killed it. The order may have died with that core, and its
+// timer did.
+void Component::resume_ending(Instance& instance) {
+  if (!operator_wanted_ || was_stopping_) return;  // it is asked to end again
+  instance.ending = false;                         // and watched, should there be nobody to succeed it
+  why_ = outage_.is_open() ? outage_.cause() : planned_cause("a hand over was under way");
+  yielding_ = instance.id;
+  yield_cause_ = why_;
+  if (instance.ended_unseen || !facts().standby_ready) return;
+  feed(Event::kHandOverRequested, "the former core's hand over goes on");
+}
+
+void Component::add_open_incidents(std::set<std::int64_t>& ids) const {
+  if (outage_.is_open()) ids.insert(outage_.incident().id());
+  if (standby_failures_.is_open()) ids.insert(standby_failures_.incident().id());
 }
 
 // ---- operators ----
@@ -306,6 +344,7 @@ manifest::v1::Component Component::record() const {
   out.set_ring_params(ring_.params);
   out.set_ring_generation(ring_generation_);
   if (outage_.is_open()) *out.mutable_outage() = outage_.record();
+  if (standby_failures_.is_open()) *out.mutable_standby_outage() = standby_failures_.record();
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "supervisor/outage.h"
 #include "supervisor/ring.h"
 #include "supervisor/services.h"
+#include "supervisor/standby_failures.h"
 #include "supervisor/surveillance.h"
 
 namespace bulkhead::supervisor {
@@ -54,6 +56,8 @@ class Component {
   Status prepare();
   // Goes on where a former core stopped, or starts if it is enabled.
   void begin();
+  // Incidents that are not over.
+  void add_open_incidents(std::set<std::int64_t>& ids) const;
 
   // ---- operators ----
   // kRefused in a state in which it makes no sense.
@@ -108,6 +112,8 @@ class Component {
   };
 
   // Life cycle (component.cpp).
+  void resume();
+  void resume_ending(Instance& instance);
   void feed(Event event, const std::string& cause);
   void apply(Event event, const std::string& cause);
   void feed_standby(StandbyEvent event);
@@ -132,6 +138,7 @@ class Component {
   void end_if_alone();
   void ask_yield();
   void supersede(Instance& instance);
+  void fence_later(std::uint64_t id);
   Cause planned_cause(const std::string& evidence) const;
   void open_incident();
   void note_step();
@@ -159,6 +166,7 @@ class Component {
   void hand_over_renewed();
   void on_active(Instance& instance, const contract::Active& message);
   void on_instance_finding(const contract::Finding& finding);
+  void note_said(v1::Event::Kind kind, std::string text);
   void on_reply(const contract::QueryReply& reply);
   void answer_query(std::uint64_t id, Result<std::string> answer);
   void fail_queries();
@@ -169,6 +177,8 @@ class Component {
   Instance* owner();
   recovery::LadderPolicy ladder_policy() const;
   Cause cause_of(const Instance& instance, const std::string& evidence) const;
+  void attribute(Cause& cause, std::uint64_t instance) const;
+  void yielded(const Instance& instance);
   Event decide(Event otherwise, bool standby_present);
   std::int64_t patience_with(std::uint64_t id);
   void on_end(Instance& instance);
@@ -178,10 +188,10 @@ class Component {
   void active_ended(const Instance& instance, const ExitStatus& exit, const std::string& evidence);
   void owner_ended(const std::string& evidence);
   void standby_ended(const Instance& instance, const std::string& evidence);
-  void standby_failed(const Instance& instance, const std::string& evidence);
+  void standby_failed(const Cause& cause);
   void on_lost(std::uint64_t id, const std::string& why);
   void on_found(std::uint64_t id, const monitors::Finding& finding);
-  void hand_over_suspect(const monitors::Finding& finding);
+  void hand_over_suspect(const Instance& instance, const monitors::Finding& finding);
 
   const ComponentConfig& config_;
   const Services& services_;
@@ -205,6 +215,7 @@ class Component {
   std::uint64_t restarts_ = 0, incidents_ = 0;
   bool renewing_ = false;  // hand over when the standby is ready
   bool started_once_ = false;
+  bool was_stopping_ = false;     // when the former core died
   std::uint64_t yielding_ = 0;    // the instance that was asked to yield
   std::uint64_t superseded_ = 0;  // the last one that was succeeded before its end was seen
 
@@ -221,6 +232,9 @@ class Component {
   Cause why_;                           // of the newest failure
   Cause yield_cause_;
   Outage outage_;
+  StandbyFailures standby_failures_;
+  RestartBudget said_;  // what instances may add to the event log
+  std::uint64_t unsaid_ = 0;
   std::optional<contract::Active> takeover_;
 
   std::vector<Waiter> waiters_;

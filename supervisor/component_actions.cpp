@@ -120,9 +120,13 @@ void Component::on_timer(Event event, std::int64_t delay_ns) {
 
 void Component::arm_standby(StandbyEvent event, std::int64_t delay_ns) {
   services_.loop.cancel(standby_timer_);
-  standby_timer_ = services_.loop.after(delay_ns, [this, event] {
+  standby_timer_ = services_.loop.after(delay_ns, [this, event, delay_ns] {
     standby_timer_ = 0;
     feed_standby(event);
+    if (event == StandbyEvent::kStartTimeout) {
+      const std::int64_t now = services_.loop.now();
+      standby_failed(Cause("start", "not ready within " + seconds(delay_ns), now - delay_ns, now));
+    }
   });
 }
 
@@ -146,6 +150,8 @@ void Component::launch_standby() {
     services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_,
                           "cannot start a standby: " + started.error().message());
     feed_standby(StandbyEvent::kLaunchFailed);
+    const std::int64_t now = services_.loop.now();
+    standby_failed(Cause("launch", started.error().message(), now, now));
   }
 }
 
@@ -207,7 +213,11 @@ void Component::ask_yield() {
 void Component::supersede(Instance& instance) {
   instance.role = Role::kFormer;
   superseded_ = instance.id;
-  services_.loop.after(kFenceAfterSuccession, [this, id = instance.id] {
+  fence_later(instance.id);
+}
+
+void Component::fence_later(std::uint64_t id) {
+  services_.loop.after(kFenceAfterSuccession, [this, id] {
     if (Instance* former = find_instance(id); former != nullptr) fence(*former);
   });
 }

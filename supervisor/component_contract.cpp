@@ -75,8 +75,7 @@ void Component::on_deposit(Instance& instance, const contract::CustodyItem& item
   if (!held) {
     answer.mutable_deposit_refused()->set_name(bounded(item.name()));
     answer.mutable_deposit_refused()->set_why(held.error().message());
-    services_.events.note(v1::Event::KIND_CUSTODY, name(), incarnation_,
-                          "refused " + bounded(item.name()) + ": " + held.error().message());
+    note_said(v1::Event::KIND_CUSTODY, "refused " + bounded(item.name()) + ": " + held.error().message());
     return instance.link->send(std::move(answer));
   }
   // The others first: once the depositor knows, a successor must be able to know too.
@@ -106,6 +105,7 @@ void Component::on_ready(Instance& instance) {
   if (instance.role == Role::kStandby) {
     standby_backoff_.served(services_.loop.now());
     feed_standby(StandbyEvent::kReady);
+    standby_failures_.ready();
     if (renewing_) hand_over_renewed();
     return;
   }
@@ -133,6 +133,7 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   if (takes_over && before != nullptr && (state_ == State::kServing || state_ == State::kRecovering)) {
     // The kernel was faster than the exit: the ladder is asked now, for the exit will be no event any more.
     why_ = cause_of(*before, "the lease passed on");
+    yielded(*before);
     event = decide(event, true);
   }
   if (takes_over && before != nullptr) supersede(*before);
@@ -151,7 +152,17 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
 void Component::on_instance_finding(const contract::Finding& finding) {
   std::string text = bounded(finding.finding()) + ": " + bounded(finding.evidence());
   if (!finding.client().empty()) text += " (client " + bounded(finding.client()) + ")";
-  services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_, std::move(text));
+  note_said(v1::Event::KIND_FINDING, std::move(text));
+}
+
+// An instance, or a client through it, may say the same thousands of times a second.
+void Component::note_said(v1::Event::Kind kind, std::string text) {
+  if (!said_.take(services_.loop.now())) {
+    ++unsaid_;
+    return;
+  }
+  if (unsaid_ > 0) text += " (" + std::to_string(std::exchange(unsaid_, 0)) + " before it are not shown)";
+  services_.events.note(kind, name(), incarnation_, std::move(text));
 }
 
 void Component::send_all(const contract::ToInstance& message) {

@@ -16,8 +16,8 @@ using recovery::Rung;
 CrashPoint exit_before_handling{"core-exit-before-handling"};
 CrashPoint exit_after_handling{"core-exit-after-handling"};
 
-// A successor takes over by itself and is answering what its clients have waited for, perhaps on this CPU: so long the
-// books and the next standby can wait.
+// A successor takes over by itself and is answering what its clients have waited for, perhaps on this CPU: so
+// long the books and the next standby can wait.
 constexpr std::int64_t kSettle = 2 * kMillisecond;
 constexpr std::int64_t kLostGrace = kSecond;  // between a closed contract and the end of its process
 
@@ -68,17 +68,31 @@ Cause Component::cause_of(const Instance& instance, const std::string& evidence)
   } else if (instance.link) {
     // The last sign of life; at most one check interval before the end.
     cause.failed_ns = std::min(instance.link->vitals().heartbeat_ns.load(), cause.found_ns);
+  } else if (!instance.ended_unseen) {
+    cause.failed_ns = cause.found_ns;  // the kernel reports an end at once
   }
-  if (const auto fault = services_.faults.on(instance.id)) {
-    cause.deliberate = true;
-    cause.fault = fault->kind() + (fault->argument().empty() ? "" : " " + fault->argument());
-    const std::int64_t injected = monotonic_ns() - (wall_us() - fault->injected_unix_us()) * kMicrosecond;
-    // A fault that takes effect at once dates the failure exactly.
-    if (fault->kind() != "crash-at" && fault->kind() != "leak" && fault->kind() != "fdleak") {
-      cause.failed_ns = std::min(injected, cause.found_ns);
-    }
-  }
+  attribute(cause, instance.id);
   return cause;
+}
+
+// To the fault that was injected into the instance, if one was.
+void Component::attribute(Cause& cause, std::uint64_t instance) const {
+  const auto fault = services_.faults.on(instance);
+  if (!fault) return;
+  cause.deliberate = true;
+  cause.fault = fault->kind() + (fault->argument().empty() ? "" : " " + fault->argument());
+  const std::int64_t injected = monotonic_ns() - (wall_us() - fault->injected_unix_us()) * kMicrosecond;
+  // A fault that takes effect at once dates the failure exactly.
+  if (fault->kind() != "crash-at" && fault->kind() != "leak" && fault->kind() != "fdleak") {
+    cause.failed_ns = std::min(injected, cause.found_ns);
+  }
+}
+
+// One that was asked to yield answered until its last turn.
+void Component::yielded(const Instance& instance) {
+  if (instance.id == yielding_ && instance.link) {
+    outage_.dark_since(instance.link->vitals().heartbeat_ns.load());
+  }
 }
 
 // Asks the ladder and returns the event for what it says: `otherwise` if that is what would happen anyway.
@@ -158,6 +172,7 @@ void Component::active_ended(const Instance& instance, const ExitStatus& exit, c
   if (state_ == State::kStopping || state_ == State::kIsolated) return;
   if (ended_for_good(exit) && !instance.finding) return feed(Event::kEndedForGood, evidence);
   why_ = cause_of(instance, evidence);
+  yielded(instance);
   owner_ended(evidence);
 }
 
@@ -174,18 +189,16 @@ void Component::standby_ended(const Instance& instance, const std::string& evide
     feed_standby(StandbyEvent::kUnwanted);
     return owner_ended(evidence);
   }
-  standby_failed(instance, evidence);
+  const Cause cause = cause_of(instance, evidence);
   feed_standby(StandbyEvent::kExited);
+  standby_failed(cause);
 }
 
-// An incident of its own, closed at once: nobody but the next failure would have noticed.
-void Component::standby_failed(const Instance& instance, const std::string& evidence) {
-  const Cause cause = cause_of(instance, "standby: " + evidence);
-  Outage aside(services_.incidents);
-  ++incidents_;
-  aside.begin(name(), cause);
-  aside.step("renew the standby", "renew the standby, with back-off");
-  aside.end("recovered", cause.failed_ns);
+void Component::standby_failed(const Cause& cause) {
+  Cause of_standby = cause;
+  of_standby.evidence = "standby: " + cause.evidence;
+  if (of_standby.incarnation == 0) of_standby.incarnation = incarnation_;
+  if (standby_failures_.failed(name(), of_standby, services_.loop.now())) ++incidents_;
 }
 
 void Component::on_lost(std::uint64_t id, const std::string& why) {
@@ -205,28 +218,30 @@ void Component::on_found(std::uint64_t id, const monitors::Finding& finding) {
   if (leads) complaint_ = finding.monitor + ": " + finding.evidence;
   services_.changed(name());
   if (finding.severity == monitors::Severity::kSuspect) {
-    if (leads) return hand_over_suspect(finding);
+    if (leads) return hand_over_suspect(*instance, finding);
     return;
   }
   instance->finding = finding;
   if (!leads) {
-    standby_failed(*instance, finding.evidence);
-    return feed_standby(StandbyEvent::kFinding);
+    const Cause cause = cause_of(*instance, finding.evidence);
+    feed_standby(StandbyEvent::kFinding);  // fences it; the incident is written after that
+    return standby_failed(cause);
   }
   why_ = cause_of(*instance, finding.evidence);
   feed(Event::kFinding, complaint_);
 }
 
-// It still works: a planned hand over before it fails, if that is possible and the budget allows it.
-void Component::hand_over_suspect(const monitors::Finding& finding) {
+// It still works: a planned hand over before it fails, if that is possible and the budget allows it. The
+// budget is taken when the successor takes over, as with every hand over.
+void Component::hand_over_suspect(const Instance& instance, const monitors::Finding& finding) {
   if (state_ != State::kServing || !facts().standby_ready) return;
-  const recovery::Situation situation{true, false, false};
-  auto step = recovery::next_step(ladder_policy(), history_, situation, services_.loop.now());
+  Cause cause(finding.monitor, finding.evidence, finding.since_ns, finding.found_ns);
+  cause.incarnation = incarnation_;
+  attribute(cause, instance.id);
+  const recovery::Situation situation{true, false, cause.deliberate};
+  const auto step = recovery::next_step(ladder_policy(), history_, situation, services_.loop.now());
   if (step.rung != Rung::kHandOver) return;
-  step_ = recovery::take_step(ladder_policy(), history_, situation, services_.loop.now());
-  const std::int64_t now = monotonic_ns();
-  why_ = Cause(finding.monitor, finding.evidence, now, now);
-  why_.incarnation = incarnation_;
+  why_ = cause;
   feed(Event::kHandOverRequested, finding.monitor + ": " + finding.evidence);
 }
 

@@ -1,9 +1,10 @@
 // How an instance comes to be: started, or re-adopted from a former core. The order of the steps, and what a
 // successor sees if the core dies between two of them, is in docs/crash-windows.md.
+#include <poll.h>
 #include <spdlog/spdlog.h>
-#include <csignal>
 
 #include <array>
+#include <csignal>
 
 #include "runtime/clock.h"
 #include "runtime/crash_point.h"
@@ -245,6 +246,8 @@ void Component::adopt(const manifest::v1::Component& record) {
   ring_generation_ = record.ring_generation();
   started_once_ = record.incarnation() > 0;
   if (record.has_outage()) outage_.restore(record.outage());
+  if (record.has_standby_outage()) standby_failures_.restore(record.standby_outage());
+  was_stopping_ = record.state() == v1::STATE_STOPPING;
 }
 
 Status Component::adopt_instance(const manifest::v1::Instance& record,
@@ -264,7 +267,10 @@ Status Component::adopt_instance(const manifest::v1::Instance& record,
   if (!ring_.fd.valid() && !ring_.params.empty()) {
     if (auto ring = recover_ring(instance->process, kRingNumber, ring_.params)) ring_ = std::move(*ring);
   }
+  pollfd ended{instance->process.fd().get(), POLLIN, 0};
+  instance->ended_unseen = ::poll(&ended, 1, 0) == 1;
   Instance& kept = *instances_.emplace(record.id(), std::move(instance)).first->second;
+  if (kept.role == Role::kFormer) fence_later(kept.id);
   if (kept.role == Role::kStandby)
     standby_state_ = kept.ready ? StandbyState::kReady : StandbyState::kStarting;
   surveillance_->add(kept);

@@ -306,6 +306,9 @@ Status Core::watch_signals() {
 // ---- running ----
 
 Result<int> Core::run() {
+  std::set<std::int64_t> open;
+  for (const auto& component : registry_.all()) component->add_open_incidents(open);
+  incidents_.close_orphans(open);
   if (restarted_) {
     tell_restart();
   } else {

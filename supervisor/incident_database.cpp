@@ -317,6 +317,16 @@ Result<v1::ListIncidentsResponse> IncidentStore::Database::list(const Query& que
   return response;
 }
 
+Result<std::vector<v1::Incident>> IncidentStore::Database::open_ones() {
+  Statement statement(db_, "SELECT " INCIDENT_COLUMNS ", id FROM incident WHERE outcome = 'open'");
+  if (!statement.valid()) return std::unexpected(error("cannot read incidents"));
+  std::vector<v1::Incident> open;
+  int result = SQLITE_ROW;
+  while ((result = statement.step()) == SQLITE_ROW) open.push_back(statement.incident());
+  if (result != SQLITE_DONE) return std::unexpected(error("cannot read incidents"));
+  return open;
+}
+
 std::uint64_t IncidentStore::Database::count(std::string_view component) const {
   if (component.empty()) return total_;
   const auto found = counts_.find(component);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "bulkhead/v1/bulkhead.pb.h"
 #include "runtime/result.h"
@@ -31,6 +32,7 @@ class IncidentStore::Database {
   // kNotFound: there is none with this id.
   Status update(const v1::Incident& incident);
   Result<v1::ListIncidentsResponse> list(const Query& query);
+  Result<std::vector<v1::Incident>> open_ones();
   std::uint64_t count(std::string_view component) const;
   // Ids of later rows are larger than this.
   Status continue_after(std::int64_t id);

@@ -21,6 +21,11 @@ void IncidentLog::update(const v1::Incident& incident) {
   published_.publish(incident);
 }
 
+void IncidentLog::close_orphans(const std::set<std::int64_t>& known) {
+  store_.close_orphans(known);
+  tell_trouble();
+}
+
 void IncidentLog::tell_trouble() {
   for (const std::string& line : store_.take_trouble()) spdlog::warn("incidents: {}", line);
 }

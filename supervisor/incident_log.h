@@ -14,6 +14,9 @@ class IncidentLog {
   v1::Incident open(v1::Incident incident);
   void update(const v1::Incident& incident);
 
+  // At start: see IncidentStore.
+  void close_orphans(const std::set<std::int64_t>& known);
+
   IncidentStore& store() { return store_; }
   // An incident when it is opened and again at each change.
   Publisher<v1::Incident>& published() { return published_; }

@@ -96,6 +96,18 @@ Status IncidentStore::update(const v1::Incident& incident) {
   return db_ ? db_->update(incident) : std::move(done);
 }
 
+void IncidentStore::close_orphans(const std::set<std::int64_t>& known) {
+  if (!db_) return;
+  auto open = db_->open_ones();
+  if (!open) return trouble_.push_back(open.error().message());
+  for (v1::Incident& incident : *open) {
+    if (known.contains(incident.id())) continue;
+    incident.set_outcome("unknown");
+    incident.set_evidence(incident.evidence() + "; the supervisor died before it was over");
+    [[maybe_unused]] const Status done = update(incident);  // a failure is in trouble()
+  }
+}
+
 v1::ListIncidentsResponse IncidentStore::list(const Query& query) {
   if (!db_) return {};
   auto listed = db_->list(query);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +39,10 @@ class IncidentStore {
   std::int64_t insert(const v1::Incident& incident);
   // Overwrites the incident with `incident.id`. kNotFound when it has been pruned.
   Status update(const v1::Incident& incident);
+
+  // Of the open ones, those not in `known` are nobody's: their supervisor died before it could end them.
+  // Their outcome becomes "unknown".
+  void close_orphans(const std::set<std::int64_t>& known);
 
   struct Query {
     std::string component;       // empty: all

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 namespace bulkhead::supervisor {
 namespace {
@@ -51,6 +52,28 @@ class IncidentsTest : public ::testing::Test {
 
   std::filesystem::path directory_, path_;
 };
+
+TEST_F(IncidentsTest, OpenOnesThatNobodyKnowsEndAsUnknown) {
+  std::int64_t known = 0, orphan = 0, over = 0;
+  {
+    IncidentStore store = open();
+    known = store.insert(incident("xenstore"));
+    orphan = store.insert(incident("xenstore"));
+    v1::Incident done = incident("xenstore");
+    done.set_outcome("recovered");
+    over = store.insert(done);
+  }
+  IncidentStore store = open();
+  store.close_orphans({known});
+  std::map<std::int64_t, v1::Incident> now;
+  const v1::ListIncidentsResponse all = store.list({});
+  for (const v1::Incident& it : all.incidents()) now[it.id()] = it;
+  EXPECT_EQ(now[known].outcome(), "open");
+  EXPECT_EQ(now[orphan].outcome(), "unknown");
+  EXPECT_THAT(now[orphan].evidence(), HasSubstr("the supervisor died"));
+  EXPECT_EQ(now[over].outcome(), "recovered");
+  EXPECT_THAT(store.take_trouble(), IsEmpty());
+}
 
 TEST_F(IncidentsTest, KeepsEveryFieldAcrossARestart) {
   v1::Incident full = incident("xenstore");

@@ -35,6 +35,7 @@ struct Instance {
   bool ready = false;
   bool ending = false;        // asked to end
   std::int64_t ended_ns = 0;  // when its end was noticed
+  bool ended_unseen = false;  // it had ended when this core adopted it
   bool custody_sent = false;  // has been sent everything that was in custody at its start
   std::int64_t started_ns = 0;
   contract::Hello hello;

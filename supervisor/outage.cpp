@@ -39,6 +39,16 @@ void Outage::step(const std::string& step, const std::string& if_recurs) {
   log_->update(incident_);
 }
 
+void Outage::set_evidence(const std::string& evidence) {
+  if (incident_.id() == 0) return;
+  incident_.set_evidence(evidence);
+  log_->update(incident_);
+}
+
+void Outage::dark_since(std::int64_t since_ns) {
+  if (open_ && since_ns > 0) failed_ns_ = since_ns;
+}
+
 void Outage::taken_over(const bulkhead::contract::v1::Active& active) {
   incident_.set_replayed(active.replayed());
   incident_.set_refused(active.refused());
@@ -57,10 +67,28 @@ void Outage::end(const std::string& outcome, std::int64_t serving_ns) {
   log_->update(incident_);
 }
 
+void Outage::reopen() {
+  if (open_ || incident_.id() == 0) return;
+  open_ = true;
+  incident_.set_outcome("open");
+  incident_.set_blackout_us(-1);
+  log_->update(incident_);
+}
+
 void Outage::add_evidence(const std::string& evidence) {
   if (incident_.id() == 0 || evidence.empty() || incident_.evidence().size() > kMaxEvidence) return;
   incident_.set_evidence(incident_.evidence() + "; " + evidence);
   log_->update(incident_);
+}
+
+Cause Outage::cause() const {
+  Cause cause(incident_.finding(), incident_.evidence(), failed_ns_, failed_ns_);
+  if (failed_ns_ > 0 && incident_.detection_us() > 0)
+    cause.found_ns += incident_.detection_us() * kMicrosecond;
+  cause.deliberate = incident_.deliberate();
+  cause.fault = incident_.fault();
+  cause.incarnation = incident_.incarnation();
+  return cause;
 }
 
 manifest::v1::Outage Outage::record() const {
@@ -71,9 +99,11 @@ manifest::v1::Outage Outage::record() const {
 }
 
 void Outage::restore(const manifest::v1::Outage& record) {
-  open_ = true;
   incident_ = record.incident();
   failed_ns_ = record.failed_ns();
+  const auto stored = log_->store().list({incident_.component(), incident_.id() + 1, 1});
+  open_ = stored.incidents_size() == 0 || stored.incidents(0).id() != incident_.id() ||
+          stored.incidents(0).outcome() == "open";
 }
 
 }  // namespace bulkhead::supervisor

@@ -37,16 +37,26 @@ class Outage {
   // Opens an incident; if one is open, `cause` becomes part of its evidence.
   void begin(const std::string& component, const Cause& cause);
   void step(const std::string& step, const std::string& if_recurs);
+  // Replaces what is known about it.
+  void set_evidence(const std::string& evidence);
+  // Service ended at another time than when the failure began: a planned hand over, or one from a slow owner,
+  // which answered until it yielded. 0: unknown, nothing changes.
+  void dark_since(std::int64_t since_ns);
   // The successor's figures; to be told before end().
   void taken_over(const bulkhead::contract::v1::Active& active);
   // `serving_ns`: when it could answer again (monotonic); 0: it does not. `outcome`: recovered, isolated, ...
   void end(const std::string& outcome, std::int64_t serving_ns);
+  // It was not over after all.
+  void reopen();
 
   // Adds to an incident that has ended what became known later (an exit status).
   void add_evidence(const std::string& evidence);
   std::int64_t last_blackout_us() const { return last_blackout_us_; }
 
+  // What opened it.
+  Cause cause() const;
   manifest::v1::Outage record() const;
+  // Stays closed if the incident is closed: a former core died before it could write so to the manifest.
   void restore(const manifest::v1::Outage& record);
 
  private:

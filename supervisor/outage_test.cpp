@@ -71,6 +71,43 @@ TEST_F(OutageTest, GoesOnInTheNextCore) {
   EXPECT_EQ(stored().blackout_us(), 10'000);
 }
 
+TEST_F(OutageTest, OneThatWasClosedStaysClosed) {
+  outage_.begin("thing", cause(100 * kMs, 101 * kMs));
+  const manifest::v1::Outage written = outage_.record();
+  outage_.end("recovered", 103 * kMs);
+  Outage successor(log_);
+  successor.restore(written);
+  EXPECT_FALSE(successor.is_open());
+  successor.begin("thing", cause(200 * kMs, 201 * kMs));
+  EXPECT_EQ(log_.store().list({}).incidents_size(), 2);
+}
+
+// A planned hand over: the owner answered for as long as it had not yielded.
+TEST_F(OutageTest, BlackoutBeginsWhenServiceEnds) {
+  outage_.begin("thing", cause(100 * kMs, 100 * kMs));
+  outage_.dark_since(102 * kMs);
+  Outage successor(log_);
+  successor.restore(outage_.record());
+  successor.end("recovered", 103 * kMs);
+  EXPECT_EQ(stored().detection_us(), 0);
+  EXPECT_EQ(stored().blackout_us(), 1000);
+}
+
+TEST_F(OutageTest, KnowsItsCauseInTheNextCore) {
+  Cause first = cause(100 * kMs, 101 * kMs);
+  first.deliberate = true;
+  first.fault = "hang";
+  outage_.begin("thing", first);
+  const Cause again = outage_.cause();
+  EXPECT_EQ(again.finding, first.finding);
+  EXPECT_EQ(again.evidence, first.evidence);
+  EXPECT_EQ(again.failed_ns, first.failed_ns);
+  EXPECT_EQ(again.found_ns, first.found_ns);
+  EXPECT_EQ(again.incarnation, first.incarnation);
+  EXPECT_TRUE(again.deliberate);
+  EXPECT_EQ(again.fault, "hang");
+}
+
 TEST_F(OutageTest, EvidenceIsBounded) {
   outage_.begin("thing", cause(1, 2));
   for (int i = 0; i < 10'000; ++i) outage_.add_evidence("again and again");

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <sstream>
 #include <thread>
 
@@ -144,6 +145,56 @@ TEST(CoreAdoption, EverybodyDiedMeanwhile) {
   EXPECT_EQ(count(host), 2U);  // what is in custody has outlived them all
   const v1::Component after = host.wait_complete("echo");
   EXPECT_EQ(host.processes_of("echo"), (std::set<pid_t>{after.active_pid(), after.standby_pid()}));
+}
+
+TEST(CoreAdoption, ForeignOneThatDiedMeanwhileHasUnknownTimes) {
+  CoreHost host(kComponents, "");
+  const v1::Component before =
+      host.wait("sleeper", "it runs", [](const v1::Component& c) { return c.ready(); });
+  const pid_t former = host.core_pid();
+  host.signal_core(SIGKILL);
+  ASSERT_EQ(::kill(before.active_pid(), SIGKILL), 0);
+  host.wait_for_successor(former);
+  host.wait("sleeper", "it is started again",
+            [&](const v1::Component& c) { return c.ready() && c.active_pid() != before.active_pid(); });
+  const v1::Incident incident = host.wait_incident(
+      "sleeper", "recovered", [](const v1::Incident& i) { return i.outcome() == "recovered"; });
+  EXPECT_EQ(incident.detection_us(), -1);
+  EXPECT_EQ(incident.blackout_us(), -1);
+}
+
+// The owner hangs when it is asked to yield, and the core that would have fenced it for that dies.
+TEST(CoreAdoption, HandOverGoesOnInTheNextCore) {
+  CoreHost host(R"(
+[components.echo]
+program = "@BIN@/echo_component"
+standby = true
+socket = "echo.sock"
+restart = { hand_over_timeout = "2s" }
+monitor = { progress_deadline = "600s" }
+)",
+                "");
+  const v1::Component before = host.wait_complete("echo");
+  ASSERT_EQ(::kill(before.active_pid(), SIGSTOP), 0);
+  v1::HandOverRequest request;
+  request.set_component("echo");
+  v1::HandOverResponse response;
+  grpc::ClientContext context;
+  const auto call =
+      std::async(std::launch::async, [&] { return host.api().HandOver(&context, request, &response); });
+  host.wait("echo", "it was asked to yield",
+            [](const v1::Component& c) { return c.state() == v1::STATE_RECOVERING; });
+  kill_core(host);
+  call.wait();  // ends with the core that took it
+  const v1::Component after = host.wait_complete("echo");
+  EXPECT_EQ(after.active_pid(), before.standby_pid());
+  EXPECT_EQ(after.incarnation(), 2U);
+  EXPECT_FALSE(running(before.active_pid()));
+  const v1::Incident incident = host.wait_incident("echo", "of the hand over", [](const v1::Incident& i) {
+    return i.finding() == "handover" && i.outcome() == "recovered";
+  });
+  EXPECT_TRUE(incident.deliberate());
+  EXPECT_GE(incident.blackout_us(), 1'000'000);  // from its last turn, not from some request
 }
 
 TEST(CoreAdoption, FaultsAreUndone) {
@@ -289,6 +340,9 @@ TEST_P(CoreCrashPoint, NothingIsLostOrLeftBehind) {
     return c.incarnation() > echo.incarnation() && c.standby_ready();
   });
   EXPECT_EQ(host.core_runs(), 2);
+  for (const v1::Incident& incident : host.incidents("")) {
+    EXPECT_NE(incident.outcome(), "open") << incident.DebugString();
+  }
 }
 
 std::vector<CrashCase> startup_cases() {

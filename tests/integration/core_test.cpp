@@ -103,6 +103,87 @@ TEST(Core, KilledStandbyIsReplaced) {
   EXPECT_EQ(after.active_pid(), before.active_pid());
 }
 
+TEST(Core, StandbyThatFailsAgainAndAgainIsOneIncident) {
+  CoreHost host(kEcho);
+  for (int i = 0; i < 3; ++i) {
+    const v1::Component before = host.wait_complete("echo");
+    ASSERT_EQ(::kill(before.standby_pid(), SIGKILL), 0);
+    host.wait("echo", "another standby is ready", [&](const v1::Component& c) {
+      return c.standby_ready() && c.standby_pid() != before.standby_pid();
+    });
+  }
+  const std::vector<v1::Incident> incidents = host.incidents("echo");
+  ASSERT_EQ(incidents.size(), 1U);
+  EXPECT_THAT(incidents[0].evidence(), HasSubstr("signal 9"));
+  EXPECT_THAT(incidents[0].evidence(), HasSubstr("(3 times)"));
+  EXPECT_EQ(incidents[0].outcome(), "recovered");
+  EXPECT_EQ(incidents[0].blackout_us(), 0);
+}
+
+TEST(Core, IncidentOfAStandbyIsOpenWhileNoneIsReady) {
+  CoreHost host(R"(
+[components.echo]
+program = "/bin/sh"
+args = ["-c", "test -e @DIR@broken && exit 3; exec @BIN@/echo_component"]
+standby = true
+socket = "echo.sock"
+restart = { backoff_initial = "10ms", backoff_max = "50ms" }
+)");
+  const v1::Component before = host.wait_complete("echo");
+  {
+    std::ofstream broken(host.path("broken"));
+  }
+  ASSERT_EQ(::kill(before.standby_pid(), SIGKILL), 0);
+  const v1::Incident looping = host.wait_incident("echo", "of several attempts", [](const v1::Incident& i) {
+    return i.evidence().contains("exit status 3 (4 times)");
+  });
+  EXPECT_EQ(looping.outcome(), "open");
+  EXPECT_EQ(host.component("echo").active_pid(), before.active_pid());
+  std::filesystem::remove(host.path("broken"));
+  host.wait_complete("echo");
+  host.wait_incident("echo", "over", [&](const v1::Incident& i) {
+    return i.id() == looping.id() && i.outcome() == "recovered";
+  });
+  EXPECT_EQ(host.incidents("echo").size(), 1U);
+}
+
+// The whole way: requests become slow, the probe notices, the standby takes over before anything fails.
+TEST(Core, SlowOwnerIsHandedOver) {
+  CoreHost host(R"(
+[components.xenstore]
+socket = "@DIR@xenstored"
+monitor = { probe_interval = "5ms" }
+)");
+  const v1::Component before = host.wait_complete("xenstore");
+  const auto handed_over = [](const v1::Incident& i) {
+    return i.finding() == "latency" && i.outcome() == "recovered";
+  };
+  // The monitor needs some probes before it knows what is usual: until then, another fault.
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (host.incidents("xenstore").empty() && std::chrono::steady_clock::now() < end) {
+    const grpc::Status status = host.inject("xenstore", "slow", "50ms", "", 2000);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(3));
+    v1::WatchIncidentsRequest request;
+    v1::Incident incident;
+    const auto stream = host.api().WatchIncidents(&context, request);
+    while (stream->Read(&incident) && !handed_over(incident)) {
+    }
+    context.TryCancel();
+    (void)stream->Finish();
+  }
+  const v1::Incident incident = host.wait_incident("xenstore", "of the slowness", handed_over);
+  EXPECT_TRUE(incident.deliberate());
+  EXPECT_EQ(incident.fault(), "slow 50ms");
+  EXPECT_GT(incident.detection_us(), 0);
+  ASSERT_EQ(incident.steps_size(), 1) << incident.DebugString();  // one hand over is one step
+  EXPECT_THAT(incident.steps(0), HasSubstr("costs no budget"));
+  EXPECT_GE(incident.blackout_us(), 0);
+  EXPECT_LT(incident.blackout_us(), 1'000'000);  // it answered, slowly, until it yielded
+  EXPECT_EQ(host.wait_complete("xenstore").active_pid(), before.standby_pid());
+}
+
 TEST(Core, BothKilledIsRebuiltFromCustody) {
   CoreHost host(kEcho);
   const v1::Component before = host.wait_complete("echo");
@@ -377,6 +458,11 @@ restart = { backoff_initial = "1ms", backoff_max = "1ms" }
   const v1::Component second = host.wait("daemon", "it serves again", [&](const v1::Component& c) {
     return c.ready() && c.active_pid() != before.active_pid();
   });
+  const v1::Incident exit = host.wait_incident("daemon", "of its end", [](const v1::Incident& i) {
+    return i.finding() == "exit" && i.outcome() == "recovered";
+  });
+  EXPECT_EQ(exit.detection_us(), 0);  // counted from when the kernel reported it
+  EXPECT_GT(exit.blackout_us(), 0);
   {
     std::ofstream sick(host.path("sick"));
   }
@@ -444,6 +530,9 @@ TEST(Core, KilledEdgeComesBackAndNothingElseNotices) {
   host.wait("api", "another edge serves",
             [&](const v1::Component& c) { return c.ready() && c.active_pid() != edge.active_pid(); });
   EXPECT_EQ(host.component("echo").active_pid(), echo.active_pid());
+  const v1::Incident incident = host.wait_incident(
+      "api", "recovered", [](const v1::Incident& i) { return i.outcome() == "recovered"; });
+  EXPECT_GT(incident.blackout_us(), 0);
 }
 
 TEST(Core, TermEndsEverythingAndLeavesNothing) {

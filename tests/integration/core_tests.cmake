@@ -2,7 +2,7 @@
 bulkhead_library(bulkhead_core_host SOURCES core_host.cpp DEPS bulkhead_api_programs bulkhead_grpc GTest::gtest)
 
 bulkhead_test(core_test SOURCES core_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
-add_dependencies(core_test bulkheadd bulkhead-api echo_component)
+add_dependencies(core_test bulkheadd bulkhead-api bulkhead-xenstored echo_component)
 
 bulkhead_test(core_adoption_test SOURCES core_adoption_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
 add_dependencies(core_adoption_test bulkheadd bulkhead-api echo_component fd_store_host)

@@ -32,6 +32,7 @@ class InstanceLink {
     // The other end is closed, speaks nonsense or does not read: the instance cannot be used any more.
     std::function<void(const std::string& why)> lost;
     // How long to leave what has come where it is; 0: no time. Asked once per wait; may be empty.
+    // NOLINTNEXTLINE(readability-redundant-member-init): lets designated initialisers leave it out
     std::function<std::int64_t()> patience = {};
     // Messages wait in this process because the instance does not read: they would die with it.
     std::function<void()> behind;

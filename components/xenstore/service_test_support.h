@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -142,6 +143,7 @@ struct Incarnation {
 
 // Runs `life` in a child process. True if it was killed (a crash point was hit), false if it came to its end.
 inline bool dies(const std::function<void()>& life) {
+  std::fflush(stdout);  // else the child says it again
   const pid_t pid = ::fork();
   if (pid == 0) {
     life();

@@ -1,5 +1,7 @@
-// bulkhead-grpc-probe ADDRESS SERVICE DEADLINE_MS: one grpc.health.v1 Check. Exit status 0: SERVING; 1:
-// anything else; 2: wrong usage. A program of its own because the core, which forks, links no gRPC.
+// bulkhead-grpc-probe ADDRESS SERVICE DEADLINE_MS: one grpc.health.v1 Check. Exit status 0: SERVING, or, if
+// SERVICE is
+// "*", any answer of the server; 1: anything else; 2: wrong usage. A program of its own because the core,
+// which forks, links no gRPC.
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
@@ -15,6 +17,7 @@ namespace {
 
 constexpr const char* kMethod = "/grpc.health.v1.Health/Check";
 constexpr std::uint64_t kServing = 1;
+constexpr std::string_view kAnyAnswer = "*";
 
 // HealthCheckRequest { string service = 1; } and HealthCheckResponse { ServingStatus status = 1; } of
 // grpc/health/v1/health.proto are one field each: written and read here in protobuf's wire format.
@@ -49,7 +52,8 @@ int check(const std::string& address, const std::string& service, std::chrono::m
   context.set_deadline(deadline);
   context.set_wait_for_ready(false);
   grpc::CompletionQueue queue;
-  const auto call = stub.PrepareUnaryCall(&context, kMethod, request_for(service), &queue);
+  const auto call =
+      stub.PrepareUnaryCall(&context, kMethod, request_for(service == kAnyAnswer ? "" : service), &queue);
   call->StartCall();
   grpc::ByteBuffer reply;
   grpc::Status status;
@@ -57,6 +61,9 @@ int check(const std::string& address, const std::string& service, std::chrono::m
   void* tag = nullptr;
   bool ok = false;
   queue.Next(&tag, &ok);  // ends at the deadline at the latest
+  // Servers that know no overall service say so, which is an answer.
+  const bool answered = status.ok() || status.error_code() == grpc::StatusCode::NOT_FOUND;
+  if (service == kAnyAnswer && answered) return 0;
   if (!status.ok()) {
     std::fprintf(stderr, "bulkhead-grpc-probe: %s: %s\n", address.c_str(), status.error_message().c_str());
     return 1;

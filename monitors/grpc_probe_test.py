@@ -31,6 +31,23 @@ class Health(grpc.GenericRpcHandler):
         return ANSWERS[request]
 
 
+class One(grpc.GenericRpcHandler):
+    """The same answer to everybody."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(self.answer)
+
+
+def serve(address, answer):
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), handlers=[One(answer)])
+    server.add_insecure_port(address)
+    server.start()
+    return server
+
+
 def probe(*arguments):
     return subprocess.run([PROBE, *arguments], capture_output=True, timeout=30).returncode
 
@@ -42,6 +59,9 @@ def main():
         server.add_insecure_port(address)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
+        unwell, strange = (f"unix:{directory}/{name}.sock" for name in ("unwell", "strange"))
+        others = [serve(unwell, lambda request, context: NOT_SERVING),
+                  serve(strange, lambda request, context: context.abort(grpc.StatusCode.NOT_FOUND, "what?"))]
         cases = [
             ((address, "", "5000"), 0),
             ((address, "good", "5000"), 0),
@@ -51,13 +71,19 @@ def main():
             ((address, "default", "5000"), 1),
             ((address, "unknown", "5000"), 1),
             ((address, "slow", "200"), 1),
+            ((address, "*", "5000"), 0),
+            ((unwell, "*", "5000"), 0),
+            ((unwell, "", "5000"), 1),
+            ((strange, "*", "5000"), 0),
+            (("unix:" + directory + "/nobody.sock", "*", "1000"), 1),
             (("unix:" + directory + "/nobody.sock", "", "1000"), 1),
             ((address, "good"), 2),
             ((address, "good", "soon"), 2),
         ]
         failures = [f"{arguments}: {probe(*arguments)} instead of {expected}"
                     for arguments, expected in cases if probe(*arguments) != expected]
-        server.stop(0)
+        for one in [server, *others]:
+            one.stop(0)
     print("\n".join(failures) or "ok")
     return 1 if failures else 0
 

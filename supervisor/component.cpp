@@ -34,7 +34,7 @@ Component::Component(const ComponentConfig& config, const Services& services, In
       socket_group_(socket_group),
       extra_(std::move(extra)),
       custody_(config.name, {services.config.custody.max_items, services.config.custody.max_bytes},
-               services.store),
+               services.store, services.custody),
       wanted_(config.enabled),
       operator_wanted_(config.enabled),
       since_unix_ms_(wall_us() / 1000),

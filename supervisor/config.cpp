@@ -1,6 +1,9 @@
 #include "supervisor/config.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <deque>
 #include <fstream>
 #include <iterator>
@@ -140,6 +143,11 @@ Result<Config> load_config(const std::string& path, const std::vector<std::strin
   auto text = read_file(path);
   if (!text) return forward(std::move(text));
   return parse_config(*text, path, overrides);
+}
+
+Result<Config> load_default_config(const std::string& standard, const std::vector<std::string>& overrides) {
+  const bool missing = ::access(standard.c_str(), F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR);
+  return load_config(missing ? std::string() : standard, overrides);
 }
 
 std::vector<KeyDescription> describe_keys() {

@@ -32,10 +32,10 @@ struct IncidentsConfig {
   std::uint64_t max_count = 0;
 };
 
-// Per component.
 struct CustodyConfig {
-  std::uint64_t max_items = 0;
-  std::uint64_t max_bytes = 0;
+  std::uint64_t max_items = 0;        // per component
+  std::uint64_t max_items_total = 0;  // of all components
+  std::uint64_t max_bytes = 0;        // per component
 };
 
 struct MonitorConfig {
@@ -74,6 +74,7 @@ inline constexpr std::uint64_t kUnlimited = UINT64_MAX;
 struct LimitsConfig {
   std::optional<std::uint64_t> nofile, core, as, nproc, memlock;  // rlimits
   std::optional<std::uint64_t> memory_max, pids_max, cpu_weight;  // cgroup v2
+  std::int32_t oom_score_adjust = 0;
 };
 
 enum class ComponentKind : unsigned char {
@@ -149,6 +150,10 @@ struct Config {
 // A component exists when the file or an override names it; a name with a profile in the built-in text
 // (xenstore) starts from that profile. An empty path means the built-in text itself is the file.
 Result<Config> load_config(const std::string& path, const std::vector<std::string>& overrides);
+
+// What bulkheadd runs with when no file is named: `standard` if there is such a file (it must be readable
+// then), else the built-in text.
+Result<Config> load_default_config(const std::string& standard, const std::vector<std::string>& overrides);
 
 // The same from text; `source` stands for the file's name in messages.
 Result<Config> parse_config(std::string_view text, const std::string& source,

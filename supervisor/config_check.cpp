@@ -64,6 +64,9 @@ class Checker {
   Status api() {
     if (config_.api.socket.empty()) return wrong("api.socket", "is empty; a path is needed");
     if (auto done = socket_path(config_.api.socket, "api.socket"); !done) return done;
+    CheckConfig& liveness = config_.api.process.liveness;
+    if (liveness.type == CheckType::kGrpc && liveness.target.empty())
+      liveness.target = "unix:" + config_.api.socket;
     const TcpConfig& tcp = config_.api.tcp;
     if (tcp.address.empty()) return {};
     if (auto done = host_and_port("api.tcp.address", tcp.address); !done) return done;

@@ -103,6 +103,10 @@ const std::array kGlobalKeys = std::to_array<GlobalKey>({
      "Of more, the oldest are deleted."},
     {"custody.max_items", G::Count64{AT(custody.max_items), 1, 100'000},
      "Descriptors in custody, per component."},
+    {"custody.max_items_total", G::Count64{AT(custody.max_items_total), 1, 100'000},
+     "Descriptors in custody, of all components together; what the service manager's store has room for "
+     "besides those "
+     "of processes."},
     {"custody.max_bytes", G::Size{AT(custody.max_bytes), 1 << 20, 64 * kTera},
      "Memory segments in custody, per component."},
 });
@@ -190,6 +194,8 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
      "Number of its processes and threads (cgroup v2)."},
     {"limits.cpu_weight", K::Limit{AT(limits.cpu_weight), 1, 10000},
      "Share of CPU under contention, 100 is usual (cgroup v2)."},
+    {"limits.oom_score_adjust", K::Integer{AT(limits.oom_score_adjust), -1000, 1000},
+     "Who goes first when memory is short: 1000 first, -1000 never (proc(5), oom_score_adj)."},
     {"readiness.type",
      K::Choice{
          [](ComponentConfig& c, std::string_view word) { return set_check_type(c.readiness.type, word); },
@@ -199,7 +205,8 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
      "tcp: HOST:PORT, unix: a path, grpc: HOST:PORT or unix:PATH. Numeric hosts."},
     {"readiness.command", K::Texts{AT(readiness.command)},
      "command: program and arguments; exit status 0 is yes."},
-    {"readiness.service", K::Text{AT(readiness.service)}, "grpc: the service name asked for."},
+    {"readiness.service", K::Text{AT(readiness.service)},
+     "grpc: the service name asked for; \"*\": any answer will do."},
     {"readiness.interval", K::Duration{AT(readiness.interval_ns), kMillisecond, kDay},
      "How often it is asked."},
     {"readiness.deadline", K::Duration{AT(readiness.deadline_ns), kMillisecond, 3600 * kSecond},

@@ -32,6 +32,10 @@ struct KeyOf {
     std::uint64_t& (*at)(Target&);
     std::uint64_t low, high;
   };
+  struct Integer {
+    std::int32_t& (*at)(Target&);
+    std::int32_t low, high;
+  };
   struct Size {
     std::uint64_t& (*at)(Target&);
     std::uint64_t low, high;
@@ -60,7 +64,9 @@ struct KeyOf {
   };
 
   std::string_view name;  // dotted, below the section
-  std::variant<Flag, Text, Number, Count32, Count64, Size, Duration, Mode, Limit, Texts, Table, Choice> value;
+  std::variant<Flag, Text, Number, Count32, Count64, Integer, Size, Duration, Mode, Limit, Texts, Table,
+               Choice>
+      value;
   std::string_view about;
 };
 

@@ -47,6 +47,9 @@ TEST(Config, TheBuiltInTextIsAConfiguration) {
   EXPECT_EQ(config->api.process.program, "bulkhead-api");
   EXPECT_EQ(config->api.process.name, "api");
   EXPECT_EQ(config->api.process.kind, ComponentKind::kForeign);
+  EXPECT_EQ(config->api.process.liveness.type, CheckType::kGrpc);
+  EXPECT_EQ(config->api.process.liveness.target, "unix:/run/bulkhead/api.sock");
+  EXPECT_EQ(config->api.process.liveness.service, "*");
   ASSERT_EQ(config->components.size(), 1U);
   const ComponentConfig& xenstore = config->components[0];
   EXPECT_EQ(xenstore.name, "xenstore");
@@ -60,6 +63,49 @@ TEST(Config, TheBuiltInTextIsAConfiguration) {
   EXPECT_EQ(xenstore.limits.core, 0U);
   EXPECT_FALSE(xenstore.limits.as.has_value());
   EXPECT_THAT(xenstore.settings, ElementsAre(Pair("max_connections", "1024")));
+}
+
+TEST(Config, TheEdgesHealthIsAskedForOnItsOwnSocket) {
+  EXPECT_EQ(good("[api]\nsocket = \"/tmp/other.sock\"\n").api.process.liveness.target,
+            "unix:/tmp/other.sock");
+  EXPECT_EQ(good("[api.process.liveness]\ntype = \"none\"\n").api.process.liveness.type, CheckType::kNone);
+  EXPECT_EQ(good("[api.process]\nliveness = { target = \"127.0.0.1:1\" }\n").api.process.liveness.target,
+            "127.0.0.1:1");
+}
+
+TEST(Config, WithoutANamedFileTheStandardOneHoldsIfItIsThere) {
+  std::string directory = "/tmp/bulkhead-config-XXXXXX";
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  const std::string standard = directory + "/bulkhead.toml";
+  auto config = load_default_config(standard, {"supervisor.state_dir=/tmp/x"});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->source, "built-in defaults");
+  EXPECT_EQ(config->supervisor.state_dir, "/tmp/x");
+  EXPECT_EQ(config->components.size(), 1U);
+  std::ofstream(standard) << "[supervisor]\nruntime_dir = \"/tmp/here\"\n";
+  config = load_default_config(standard, {});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->source, standard);
+  EXPECT_EQ(config->supervisor.runtime_dir, "/tmp/here");
+  EXPECT_TRUE(config->components.empty());
+  // It is there, so it counts, whatever is wrong with it.
+  std::filesystem::remove(standard);
+  std::filesystem::create_directory(standard);
+  EXPECT_FALSE(load_default_config(standard, {}));
+  std::filesystem::remove_all(directory);
+}
+
+// systemd drops what its store has no room for: the rest is for the processes of as many components as there
+// may be.
+TEST(Config, TheUnitsDescriptorStoreHasRoomForAllOfCustody) {
+  std::ifstream file(BULKHEAD_SOURCE_DIR "/config/systemd/bulkhead.service.in");
+  const std::string unit{std::istreambuf_iterator<char>(file), {}};
+  const std::string key = "\nFileDescriptorStoreMax=";
+  const auto at = unit.find(key);
+  ASSERT_NE(at, std::string::npos);
+  const auto store = std::stoul(unit.substr(at + key.size()));
+  constexpr std::uint64_t kOfProcesses = 64 * 4 * 7;
+  EXPECT_GE(store, good("").custody.max_items_total + kOfProcesses + 1);
 }
 
 // Defaults live in the built-in text and nowhere else, so it must have a value for every key.

@@ -136,6 +136,7 @@ struct Assign {
   }
   Status operator()(const typename Key::Count32& key) const { return count(key); }
   Status operator()(const typename Key::Count64& key) const { return count(key); }
+  Status operator()(const typename Key::Integer& key) const { return count(key); }
   Status operator()(const typename Key::Size& key) const {
     auto bytes = size();
     if (!bytes) return forward(std::move(bytes));
@@ -212,7 +213,7 @@ struct Assign {
   Status count(const auto& key) const {
     const auto written = value.node->template value_exact<std::int64_t>();
     if (!written) return std::unexpected(wrong(kind_of(*value.node), "a whole number"));
-    if (*written < 0 || std::cmp_greater(*written, key.high) || std::cmp_less(*written, key.low)) {
+    if (std::cmp_greater(*written, key.high) || std::cmp_less(*written, key.low)) {
       return failure(ErrorKind::kInvalid, "is " + std::to_string(*written) + "; must be between " +
                                               std::to_string(key.low) + " and " + std::to_string(key.high));
     }
@@ -236,6 +237,7 @@ struct TypeName {
   std::string_view operator()(const typename Key::Number&) const { return "number"; }
   std::string_view operator()(const typename Key::Count32&) const { return "whole number"; }
   std::string_view operator()(const typename Key::Count64&) const { return "whole number"; }
+  std::string_view operator()(const typename Key::Integer&) const { return "whole number"; }
   std::string_view operator()(const typename Key::Size&) const { return "size"; }
   std::string_view operator()(const typename Key::Duration&) const { return "duration"; }
   std::string_view operator()(const typename Key::Mode&) const { return "permissions"; }

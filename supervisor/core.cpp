@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -49,6 +50,12 @@ std::vector<std::string> edge_arguments(const TcpConfig& tcp) {
   if (tcp.address.empty()) return {};
   return {"--tcp=" + tcp.address, "--tls-cert=" + tcp.cert, "--tls-key=" + tcp.key,
           "--tls-client-ca=" + tcp.client_ca};
+}
+
+bool group_may_connect(std::uint32_t mode) {
+  constexpr std::uint32_t kGroup = 0060;
+  constexpr std::uint32_t kOthers = 0006;
+  return (mode & kGroup) == kGroup || (mode & kOthers) == kOthers;
 }
 
 Status make_directory(const std::string& path) {
@@ -101,6 +108,7 @@ Core::Core(Config config, FdStore store, EventLoop loop, Inheritance inheritance
             Component* found = registry_.find(component);
             return found == nullptr ? nullptr : found->find_instance(instance);
           }),
+      custody_{.max_items = config_.custody.max_items_total},
       services_(services()),
       last_instance_(std::max(inheritance_.manifest.last_instance(), inheritance_.newest_instance())) {
   if (!cgroups_.note().empty()) spdlog::info("control groups: {}", cgroups_.note());
@@ -117,6 +125,7 @@ Services Core::services() {
           incidents_,
           faults_,
           config_,
+          custody_,
           [this] { persist(); },
           [this](const std::string& component) { changed(component); },
           [this] { return ++last_instance_; },
@@ -127,23 +136,40 @@ Services Core::services() {
 }
 
 void Core::build_components() {
+  for (const ComponentConfig& component : config_.components) {
+    add_component(component, launcher_for(component), std::nullopt, {});
+  }
+  build_edge();
+}
+
+void Core::build_edge() {
   const std::optional<gid_t> group = group_of(config_.api.group);
   service_.emplace(registry_, events_, incidents_, faults_, facts_,
                    Authorisation{group, config_.api.tcp.admins});
   api_ =
       std::make_unique<ApiLink>(loop_, [this](const std::shared_ptr<Call>& call) { service_->handle(call); });
-  for (const ComponentConfig& component : config_.components) add_component(component, std::nullopt, {});
   ComponentConfig& edge = config_.api.process;
   edge.enabled = config_.api.enabled;
   edge.socket = config_.api.socket;
   edge.socket_mode = config_.api.socket_mode;
   edge.readiness.type = CheckType::kNotify;
   for (std::string& argument : edge_arguments(config_.api.tcp)) edge.args.push_back(std::move(argument));
-  add_component(edge, group, edge_extra());
+  InstanceLauncher launcher = launcher_for(edge);
+  if (launcher.account() && !group_may_connect(edge.socket_mode) &&
+      edge.liveness.target == "unix:" + edge.socket) {
+    spdlog::warn("api.socket_mode: keeps the edge's own health check out; if it hangs, nobody will notice");
+    edge.liveness.type = CheckType::kNone;
+  }
+  launcher.let_checks_join(group.value_or(::getegid()));
+  add_component(edge, std::move(launcher), group, edge_extra());
 }
 
-void Core::add_component(const ComponentConfig& config, std::optional<gid_t> group, InstanceExtra extra) {
-  InstanceLauncher launcher(config, config_.supervisor, cgroups_, !store_.durable());
+InstanceLauncher Core::launcher_for(const ComponentConfig& config) const {
+  return {config, config_.supervisor, cgroups_, !store_.durable()};
+}
+
+void Core::add_component(const ComponentConfig& config, InstanceLauncher launcher, std::optional<gid_t> group,
+                         InstanceExtra extra) {
   for (const std::string& note : launcher.notes()) spdlog::info("{}: {}", config.name, note);
   registry_.add(std::make_unique<Component>(config, services_, std::move(launcher), group, std::move(extra)));
 }

@@ -37,7 +37,10 @@ class Core {
   // At start.
   Services services();
   void build_components();
-  void add_component(const ComponentConfig& config, std::optional<gid_t> group, InstanceExtra extra);
+  void build_edge();
+  void add_component(const ComponentConfig& config, InstanceLauncher launcher, std::optional<gid_t> group,
+                     InstanceExtra extra);
+  InstanceLauncher launcher_for(const ComponentConfig& config) const;
   InstanceExtra edge_extra();
   Status prepare_edge(Instance& instance, InstanceLauncher::Addition& addition);
   Status adopt();
@@ -70,6 +73,7 @@ class Core {
   IncidentLog incidents_;
   Registry registry_;
   FaultBoard faults_;
+  CustodyTotal custody_;
   Services services_;
   std::optional<Service> service_;
   std::unique_ptr<ApiLink> api_;

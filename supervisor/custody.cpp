@@ -88,6 +88,27 @@ Status Custody::check_limits(std::uint64_t more_bytes) const {
   return {};
 }
 
+Status Custody::check_total(const std::string& parked) const {
+  if (total_->items >= total_->max_items) {
+    return failure(ErrorKind::kExhausted, "the custody of all components is full: " +
+                                              std::to_string(total_->max_items) + " items are allowed");
+  }
+  if (total_->name_bytes + parked.size() + 1 > CustodyTotal::kMaxNameBytes) {
+    return failure(ErrorKind::kExhausted,
+                   "the custody of all components is full: the names of its items may have " +
+                       std::to_string(CustodyTotal::kMaxNameBytes) +
+                       " bytes together; shorter names are needed");
+  }
+  return {};
+}
+
+void Custody::keep(const std::string& name, HeldItem item) {
+  bytes_ += item.bytes;
+  ++total_->items;
+  total_->name_bytes += parked_name(name, item).size() + 1;
+  items_.emplace(name, std::move(item));
+}
+
 Result<Custody::Deposited> Custody::deposit(const std::string& name, const std::string& kind, UniqueFd fd,
                                             std::uint64_t depositor, std::int64_t now_unix_us) {
   if (!valid_item_name(name)) return failure(ErrorKind::kInvalid, "bad item name, expected [a-z0-9.-]{1,64}");
@@ -100,22 +121,26 @@ Result<Custody::Deposited> Custody::deposit(const std::string& name, const std::
   if (!bytes) return forward(std::move(bytes));
   if (auto fits = check_limits(*bytes); !fits) return forward(std::move(fits));
   HeldItem item{kind, std::move(fd), *bytes, now_unix_us, depositor};
-  deposit_before_park.pass();
-  if (auto parked = store_->park(parked_name(name, item), item.fd.borrow()); !parked) {
-    return forward(std::move(parked));
+  const std::string parked_as = parked_name(name, item);
+  if (depositor != 0) {
+    if (auto fits = check_total(parked_as); !fits) return forward(std::move(fits));
   }
+  deposit_before_park.pass();
+  if (auto parked = store_->park(parked_as, item.fd.borrow()); !parked) return forward(std::move(parked));
   deposit_after_park.pass();
-  bytes_ += item.bytes;
-  items_.emplace(name, std::move(item));
+  keep(name, std::move(item));
   return Deposited::kNew;
 }
 
 Status Custody::withdraw(const std::string& name) {
   const auto found = items_.find(name);
   if (found == items_.end()) return failure(ErrorKind::kNotFound, "no item of this name is in custody");
+  const std::string parked_as = parked_name(name, found->second);
   withdraw_before_remove.pass();
-  store_->remove(parked_name(name, found->second));
+  store_->remove(parked_as);
   withdraw_after_remove.pass();
+  --total_->items;
+  total_->name_bytes -= parked_as.size() + 1;
   bytes_ -= found->second.bytes;
   items_.erase(found);
   return {};
@@ -136,8 +161,7 @@ Status Custody::adopt(FdStore::Entry entry) {
   if (items_.contains(name)) return failure(ErrorKind::kRefused, "a second item of the same name");
   auto bytes = weigh(kind, entry.fd.borrow());
   if (!bytes) return forward(std::move(bytes));
-  bytes_ += *bytes;
-  items_.emplace(name, HeldItem{kind, std::move(entry.fd), *bytes, *deposited, *depositor});
+  keep(name, HeldItem{kind, std::move(entry.fd), *bytes, *deposited, *depositor});
   return {};
 }
 

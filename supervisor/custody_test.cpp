@@ -33,7 +33,8 @@ class CustodyTest : public ::testing::Test {
 
   NotifyReceiver receiver_;
   FdStore store_ = receiver_.connect();
-  Custody custody_{"thing", {3, 10'000}, store_};
+  CustodyTotal total_{.max_items = 4};
+  Custody custody_{"thing", {3, 10'000}, store_, total_};
 };
 
 TEST_F(CustodyTest, KeepsAndParksUnderANameThatSaysEverything) {
@@ -48,13 +49,16 @@ TEST_F(CustodyTest, KeepsAndParksUnderANameThatSaysEverything) {
   ASSERT_TRUE(parked);
   EXPECT_EQ(parked->text, "FDSTORE=1\nFDPOLL=0\nFDNAME=c/thing/segment/1234/7/log.seg");
 
-  Custody successor("thing", {3, 10'000}, store_);
+  CustodyTotal total_of_successor{.max_items = 4};
+  Custody successor("thing", {3, 10'000}, store_, total_of_successor);
   ASSERT_TRUE(successor.adopt({"c/thing/segment/1234/7/log.seg", std::move(parked->fds.at(0))}));
   const HeldItem* adopted = successor.find("log.seg");
   ASSERT_NE(adopted, nullptr);
   EXPECT_EQ(adopted->bytes, 5000U);
   EXPECT_EQ(adopted->depositor, 7U);
   EXPECT_EQ(adopted->deposited_unix_us, 1234);
+  EXPECT_EQ(total_of_successor.items, 1U);
+  EXPECT_EQ(total_of_successor.name_bytes, total_.name_bytes);
 }
 
 TEST_F(CustodyTest, RepeatedDepositIsAlreadyHeld) {
@@ -83,6 +87,36 @@ TEST_F(CustodyTest, BoundsNumberAndBytes) {
   ASSERT_TRUE(custody_.withdraw("a"));
   EXPECT_EQ(custody_.bytes(), 4000U);
   EXPECT_TRUE(deposit("d", "segment", segment(6000)));
+}
+
+TEST_F(CustodyTest, BoundsAllComponentsTogether) {
+  Custody other("other", {100, 10'000'000}, store_, total_);
+  for (const char* name : {"a", "b", "c"}) ASSERT_TRUE(deposit(name, "segment", segment(4)));
+  ASSERT_TRUE(other.deposit("a", "segment", segment(), 9, 1));
+  const auto refused = other.deposit("b", "segment", segment(), 9, 1);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().kind(), ErrorKind::kExhausted);
+  EXPECT_TRUE(refused.error().message().contains("all components")) << refused.error().message();
+  EXPECT_TRUE(other.deposit("lease", "segment", segment(), 0, 1));  // the core's own
+  ASSERT_TRUE(other.withdraw("lease"));
+  ASSERT_TRUE(custody_.withdraw("a"));
+  EXPECT_TRUE(other.deposit("b", "segment", segment(), 9, 1));
+}
+
+// Handed over in one environment variable, which the kernel limits.
+TEST_F(CustodyTest, NamesOfEverythingFitIntoOneEnvironmentVariable) {
+  total_.max_items = 100'000;
+  Custody other("other", {100'000, 1 << 30}, store_, total_);
+  std::size_t held = 0;
+  const auto add = [&] {
+    const std::string name = std::string(58, 'x') + std::to_string(100'000 + held);
+    return other.deposit(name, "other", UniqueFd(::eventfd(0, EFD_CLOEXEC)), 9, 1'700'000'000'000'000);
+  };
+  for (; held < 10'000 && add(); ++held) (void)receiver_.next();  // its queue is short
+  EXPECT_GT(held, 900U);
+  EXPECT_LT(held, 1200U);
+  EXPECT_LE(total_.name_bytes, CustodyTotal::kMaxNameBytes);
+  EXPECT_TRUE(add().error().message().contains("names")) << add().error().message();
 }
 
 TEST_F(CustodyTest, RefusesWhatIsNotWhatItSays) {

@@ -71,6 +71,7 @@ LaunchRequest InstanceLauncher::request() const {
   for (const auto& [name, value] : config_->environment) request.environment.push_back(name + "=" + value);
   request.account = account_;
   request.limits = limits_;
+  request.oom_score_adjust = config_->limits.oom_score_adjust;
   if (cgroup_) request.cgroup = cgroup_->directory.borrow();
   return request;
 }
@@ -95,6 +96,7 @@ Result<PidFd> InstanceLauncher::run_command(const std::vector<std::string>& comm
   what.args.assign(command.begin() + 1, command.end());
   what.die_with_core = true;
   what.output = LaunchRequest::Output::kDiscard;
+  if (what.account && check_group_) what.account->groups.push_back(*check_group_);
   auto launched = supervisor::launch(what);
   if (!launched) return forward(std::move(launched));
   return std::move(launched->process);

@@ -30,6 +30,8 @@ class InstanceLauncher {
   // `instance` marks the process for find_orphans().
   Result<Launched> launch(std::uint64_t instance, Addition addition) const;
 
+  // Command probes run with this group, too: so that they may connect where the component itself may not.
+  void let_checks_join(gid_t group) { check_group_ = group; }
   // A short-lived process for a command probe: same account and limits, output dropped.
   Result<PidFd> run_command(const std::vector<std::string>& command) const;
 
@@ -43,6 +45,7 @@ class InstanceLauncher {
   const ComponentConfig* config_;
   std::string program_;
   std::optional<Account> account_;
+  std::optional<gid_t> check_group_;
   std::optional<CgroupTree::Group> cgroup_;
   std::vector<ResourceLimit> limits_;
   std::vector<std::string> notes_;

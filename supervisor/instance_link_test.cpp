@@ -49,7 +49,8 @@ class InstanceLinkTest : public ::testing::Test {
   void turn() { ASSERT_TRUE(loop_.turn(0)); }
 
   FdStore store_ = FdStore::from_environment();
-  Custody custody_{"thing", {100, 1 << 20}, store_};
+  CustodyTotal total_{.max_items = 100};
+  Custody custody_{"thing", {100, 1 << 20}, store_, total_};
   EventLoop loop_ = std::move(*EventLoop::create());
   ManifestMemory memory_ = std::move(*ManifestMemory::create());
   std::unique_ptr<InstanceLink> link_;

@@ -55,7 +55,8 @@ struct LaunchRequest {
   // Whom to run as. Ignored, with a note, when the core is not root.
   std::optional<Account> account;
   std::vector<ResourceLimit> limits;
-  BorrowedFd cgroup{-1};  // directory of its cgroup v2 group
+  std::optional<std::int32_t> oom_score_adjust;  // unset: the core's own
+  BorrowedFd cgroup{-1};                         // directory of its cgroup v2 group
   std::string directory = "/";
   // Components outlive the core and are re-adopted, so they do not die with it unless this is set (no fd
   // store: nobody could re-adopt them).

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <csignal>
 #include <cstdint>
 
@@ -18,12 +19,13 @@ namespace bulkhead::supervisor {
 
 namespace {
 
-constexpr std::array<std::string_view, 12> kSteps = {"start a session",
+constexpr std::array<std::string_view, 13> kSteps = {"start a session",
                                                      "reset signals",
                                                      "set up standard input and output",
                                                      "pass on descriptors",
                                                      "change to directory",
                                                      "set a resource limit",
+                                                     "set its place when memory is short",
                                                      "set supplementary groups",
                                                      "set the group",
                                                      "set the user",
@@ -109,6 +111,18 @@ bool set_limits(const ChildPlan& plan) {
   return true;
 }
 
+// Without privilege it can be raised only. A process that keeps the core's is no less able to serve.
+void set_oom_score(const ChildPlan& plan) {
+  if (!plan.request->oom_score_adjust) return;
+  std::array<char, 16> text{};
+  const auto [end, bad] =
+      std::to_chars(text.data(), text.data() + text.size(), *plan.request->oom_score_adjust);
+  const auto length = static_cast<std::size_t>(end - text.data());
+  const int file = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (file < 0 || bad != std::errc() || ::write(file, text.data(), length) < 0)
+    report(plan, ChildStep::kOomScore, false);
+}
+
 // By raw system calls: the C library's versions coordinate with threads that this copy of the process lacks.
 void become(const ChildPlan& plan) {
   if (plan.account == nullptr) return;
@@ -136,6 +150,7 @@ bool die_with_parent(const ChildPlan& plan) {
   ::umask(022);
   if (::chdir(request.directory.c_str()) != 0) fail(plan, ChildStep::kDirectory);
   if (!set_limits(plan)) fail(plan, ChildStep::kLimits);
+  set_oom_score(plan);
   become(plan);
   if (request.no_new_privs && ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
     fail(plan, ChildStep::kNoNewPrivs);

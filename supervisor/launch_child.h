@@ -17,6 +17,7 @@ enum class ChildStep : unsigned char {
   kDescriptors,
   kDirectory,
   kLimits,
+  kOomScore,
   kGroups,
   kGroup,
   kUser,

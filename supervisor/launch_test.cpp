@@ -79,6 +79,38 @@ TEST(Launch, StandardErrorHasItsOwnPipe) {
   EXPECT_EQ(wait_for_end(launched->process).status, 0);
 }
 
+TEST(Launch, ItsPlaceWhenMemoryIsShortIsItsOwn) {
+  LaunchRequest request;
+  request.program = "/bin/cat";
+  request.args = {"/proc/self/oom_score_adj"};
+  request.oom_score_adjust = 321;
+  EXPECT_EQ(output_of(request), "321\n");
+  request.oom_score_adjust.reset();
+  std::ifstream own("/proc/self/oom_score_adj");
+  std::string inherited;
+  std::getline(own, inherited);
+  EXPECT_EQ(output_of(request), inherited + "\n");
+}
+
+TEST(Launch, WhatMayNotBeLoweredIsANote) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give up the privilege";
+  // The child inherits a higher value than it may go back to without CAP_SYS_RESOURCE.
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    std::ofstream("/proc/self/oom_score_adj") << 100 << std::flush;
+    if (::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    auto request = shell("cat /proc/self/oom_score_adj");
+    request.oom_score_adjust = -500;
+    auto launched = launch(request);
+    const bool fine = launched && read_all(launched->output) == "100\n" && launched->notes.size() == 1 &&
+                      launched->notes[0].contains("memory is short");
+    ::_exit(fine ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+}
+
 TEST(Launch, AFailedExecSaysWhatAndWhy) {
   LaunchRequest request;
   request.program = "/nonexistent/program";

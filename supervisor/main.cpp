@@ -55,6 +55,7 @@ bulkhead::Status arm_crash_point() {
 
 int run(Config config, FdStore store) {
   bulkhead::supervisor::start_log(config.supervisor.log_level);
+  spdlog::info("configuration: {}", config.source);
   raise_descriptor_limit();
   auto core = Core::create(std::move(config), std::move(store));
   if (!core) return complain(kFailed, core.error().message());
@@ -71,7 +72,9 @@ int main(int argc, char** argv) {
   std::string file;
   std::vector<std::string> overrides;
   bool check = false;
-  app.add_option("--config", file, "Configuration file; without it the built-in defaults hold");
+  app.add_option("--config", file,
+                 "Configuration file; without it " BULKHEAD_CONFIG_FILE
+                 " if it is there, else the built-in defaults");
   app.add_option("--set", overrides, "Override a key: a.b=value; may be repeated")->allow_extra_args(false);
   app.add_flag("--check", check, "Check the configuration and exit");
   app.set_version_flag("--version", std::string("bulkheadd ") + BULKHEAD_VERSION);
@@ -82,7 +85,9 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return complain(kUsage, std::string(error.what()) + " (see --help)");
   }
-  auto config = bulkhead::supervisor::load_config(file, overrides);
+  const bool named = app.count("--config") > 0;
+  auto config = named ? bulkhead::supervisor::load_config(file, overrides)
+                      : bulkhead::supervisor::load_default_config(BULKHEAD_CONFIG_FILE, overrides);
   if (!config) return complain(kUsage, config.error().message());
   if (check) {
     std::cout << config->source << ": ok\n";

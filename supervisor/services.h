@@ -7,6 +7,7 @@
 
 #include "runtime/event_loop.h"
 #include "supervisor/config.h"
+#include "supervisor/custody.h"
 #include "supervisor/events.h"
 #include "supervisor/faults.h"
 #include "supervisor/fd_store.h"
@@ -23,6 +24,7 @@ struct Services {
   IncidentLog& incidents;
   FaultBoard& faults;
   const Config& config;
+  CustodyTotal& custody;
 
   // Writes the manifest now: what was changed before survives the core from here on.
   std::function<void()> persist;

@@ -157,6 +157,11 @@ std::unique_ptr<ProbeRunner> Surveillance::request_probe() {
 std::unique_ptr<ProbeRunner> Surveillance::liveness_probe() {
   const CheckConfig& check = config_.liveness;
   if (check.type == CheckType::kNone || check.type == CheckType::kNotify) return nullptr;
+  if (check.type == CheckType::kGrpc && grpc_helper_.empty()) {
+    spdlog::warn("{}: there is no program bulkhead-grpc-probe: if it hangs, nobody will notice",
+                 config_.name);
+    return nullptr;
+  }
   return std::make_unique<ProbeRunner>(
       loop_, monitors::ProbePolicy{check.interval_ns, check.deadline_ns, check.failures},
       check_factory(check), [this](const ProbeRunner::Outcome& outcome) { handle(outcome); });

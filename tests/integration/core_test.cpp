@@ -411,6 +411,22 @@ TEST(Core, CustodyIsBounded) {
   EXPECT_THAT(host.ask("echo", "deposit three 4096"), HasSubstr("full"));
 }
 
+TEST(Core, CustodyOfAllComponentsIsBounded) {
+  CoreHost host(std::string("[custody]\nmax_items_total = 4\n") + kEcho);  // lease, two listeners, state
+  host.wait_complete("echo");
+  EXPECT_THAT(host.ask("echo", "deposit one 4096"), HasSubstr("all components"));
+}
+
+TEST(Core, ComponentsHaveTheirOwnPlaceWhenMemoryIsShort) {
+  CoreHost host(std::string(kEcho) + "limits = { oom_score_adjust = 123 }\n");
+  const v1::Component echo = host.wait_complete("echo");
+  for (const pid_t pid : {echo.active_pid(), echo.standby_pid()}) {
+    int adjust = 0;
+    std::ifstream("/proc/" + std::to_string(pid) + "/oom_score_adj") >> adjust;
+    EXPECT_EQ(adjust, 123);
+  }
+}
+
 // ---- foreign components ----
 
 TEST(Core, ForeignComponentsStartInOrderAndStopInReverse) {
@@ -418,12 +434,12 @@ TEST(Core, ForeignComponentsStartInOrderAndStopInReverse) {
 [components.first]
 kind = "foreign"
 program = "/bin/sh"
-args = ["-c", "echo first-up >>@DIR@order; trap 'echo first-down >>@DIR@order; exit 0' TERM; while :; do sleep 0.01; done"]
+args = ["-c", "trap 'echo first-down >>@DIR@order; exit 0' TERM; echo first-up >>@DIR@order; while :; do sleep 0.01; done"]
 readiness = { type = "command", command = ["/usr/bin/test", "-e", "@DIR@gate"], interval = "10ms" }
 [components.second]
 kind = "foreign"
 program = "/bin/sh"
-args = ["-c", "echo second-up >>@DIR@order; trap 'echo second-down >>@DIR@order; exit 0' TERM; while :; do sleep 0.01; done"]
+args = ["-c", "trap 'echo second-down >>@DIR@order; exit 0' TERM; echo second-up >>@DIR@order; while :; do sleep 0.01; done"]
 depends_on = ["first"]
 )");
   host.wait("first", "it runs", [](const v1::Component& c) { return c.running(); });
@@ -433,13 +449,18 @@ depends_on = ["first"]
   }
   host.wait("second", "it serves", [](const v1::Component& c) { return c.ready(); });
   EXPECT_TRUE(host.component("first").ready());
+  const auto written = [&host] {
+    std::ifstream file(host.path("order"));
+    return std::string{std::istreambuf_iterator<char>(file), {}};
+  };
+  // "Ready" means that it runs: its script may not have got as far as its trap.
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!written().contains("second-up") && std::chrono::steady_clock::now() < end) std::this_thread::yield();
   const pid_t core = host.core_pid();
   host.signal_core(SIGTERM);
   EXPECT_EQ(host.program().wait(), 0);
   EXPECT_FALSE(running(core));
-  std::ifstream file(host.path("order"));
-  const std::string order{std::istreambuf_iterator<char>(file), {}};
-  EXPECT_THAT(order, HasSubstr("first-up\nsecond-up\nsecond-down\nfirst-down\n"));
+  EXPECT_THAT(written(), HasSubstr("first-up\nsecond-up\nsecond-down\nfirst-down\n"));
 }
 
 TEST(Core, ForeignComponentIsRestartedWhenItDiesOrItsLivenessCheckFails) {
@@ -533,6 +554,40 @@ TEST(Core, KilledEdgeComesBackAndNothingElseNotices) {
   const v1::Incident incident = host.wait_incident(
       "api", "recovered", [](const v1::Incident& i) { return i.outcome() == "recovered"; });
   EXPECT_GT(incident.blackout_us(), 0);
+}
+
+// What is asked and where are the defaults; only how often is not.
+TEST(Core, HungEdgeIsReplaced) {
+  CoreHost host(std::string(R"(
+[api.process.liveness]
+interval = "50ms"
+deadline = "2s"
+failures = 2
+)") + kEcho);
+  const v1::Component echo = host.wait_complete("echo");
+  const v1::Component edge = host.component("api");
+  ASSERT_EQ(::kill(edge.active_pid(), SIGSTOP), 0);
+  host.wait("api", "another edge serves",
+            [&](const v1::Component& c) { return c.ready() && c.active_pid() != edge.active_pid(); });
+  const v1::Incident incident = host.wait_incident(
+      "api", "recovered", [](const v1::Incident& i) { return i.outcome() == "recovered"; });
+  EXPECT_EQ(incident.finding(), "probe");
+  EXPECT_GT(incident.detection_us(), 0);
+  EXPECT_EQ(host.component("echo").active_pid(), echo.active_pid());
+}
+
+TEST(Core, HealthyEdgeIsLeftAlone) {
+  CoreHost host("[api.process.liveness]\ninterval = \"10ms\"\ndeadline = \"10s\"\nfailures = 1\n");
+  const v1::Component edge = host.component("api");
+  const auto started = [&host] {
+    v1::GetVersionResponse version;
+    EXPECT_TRUE(host.api().GetVersion(CoreHost::deadline().get(), {}, &version).ok());
+  };
+  // Some probes' time, by calls.
+  for (int i = 0; i < 500; ++i) started();
+  EXPECT_EQ(host.component("api").active_pid(), edge.active_pid());
+  EXPECT_TRUE(host.component("api").healthy());
+  EXPECT_TRUE(host.incidents("api").empty());
 }
 
 TEST(Core, TermEndsEverythingAndLeavesNothing) {

@@ -47,7 +47,8 @@ std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
   const auto [rest, error] =
       std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   if (error != std::errc() || !std::isfinite(number) || number < 0) return std::nullopt;
-  const std::optional<double> unit = milliseconds_in(text.substr(static_cast<std::size_t>(rest - text.data())));
+  const std::optional<double> unit =
+      milliseconds_in(text.substr(static_cast<std::size_t>(rest - text.data())));
   if (!unit || number * *unit > kDayMs) return std::nullopt;
   return std::chrono::milliseconds(std::llround(number * *unit));
 }

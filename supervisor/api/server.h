@@ -27,7 +27,8 @@ class Server {
   // `listening` is a listening Unix stream socket. `link` must outlive the server. From the return on,
   // clients are served; overall health is NOT_SERVING until the core has answered.
   static Result<std::unique_ptr<Server>> start(CoreLink& link, UniqueFd listening,
-                                               const std::optional<TcpOptions>& tcp, ListenerLimits limits = {});
+                                               const std::optional<TcpOptions>& tcp,
+                                               ListenerLimits limits = {});
   virtual ~Server() = default;
 
   virtual int tcp_port() const = 0;  // 0: no TCP

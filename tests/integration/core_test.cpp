@@ -455,7 +455,8 @@ depends_on = ["first"]
   };
   // "Ready" means that it runs: its script may not have got as far as its trap.
   const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!written().contains("second-up") && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  while (!written().contains("second-up") && std::chrono::steady_clock::now() < end)
+    std::this_thread::yield();
   const pid_t core = host.core_pid();
   host.signal_core(SIGTERM);
   EXPECT_EQ(host.program().wait(), 0);

@@ -1,7 +1,6 @@
 // What the life cycle's actions do.
-#include <signal.h>
-
 #include <algorithm>
+#include <csignal>
 
 #include "runtime/clock.h"
 #include "supervisor/component.h"

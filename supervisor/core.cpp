@@ -1,11 +1,11 @@
 #include "supervisor/core.h"
 
-#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <ranges>
 

@@ -23,7 +23,7 @@ struct CustodyLimits {
 // more.
 struct CustodyTotal {
   static constexpr std::size_t kMaxNameBytes =
-      96 * 1024;  // the rest is for the names of processes' descriptors
+      std::size_t{96} * 1024;  // the rest is for the names of processes' descriptors
 
   std::size_t max_items = 0;
   std::size_t items = 0;

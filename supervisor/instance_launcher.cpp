@@ -68,7 +68,8 @@ LaunchRequest InstanceLauncher::request() const {
   LaunchRequest request;
   request.environment.emplace_back(kPath);
   request.environment.emplace_back("LANG=C.UTF-8");
-  for (const auto& [name, value] : config_->environment) request.environment.push_back(name + "=" + value);
+  for (const auto& [name, value] : config_->environment)
+    request.environment.push_back(std::string(name).append("=").append(value));
   request.account = account_;
   request.limits = limits_;
   request.oom_score_adjust = config_->limits.oom_score_adjust;

@@ -72,9 +72,9 @@ int main(int argc, char** argv) {
   std::string file;
   std::vector<std::string> overrides;
   bool check = false;
-  app.add_option("--config", file,
-                 "Configuration file; without it " BULKHEAD_CONFIG_FILE
-                 " if it is there, else the built-in defaults");
+  const CLI::Option* named = app.add_option("--config", file,
+                                            "Configuration file; without it " BULKHEAD_CONFIG_FILE
+                                            " if it is there, else the built-in defaults");
   app.add_option("--set", overrides, "Override a key: a.b=value; may be repeated")->allow_extra_args(false);
   app.add_flag("--check", check, "Check the configuration and exit");
   app.set_version_flag("--version", std::string("bulkheadd ") + BULKHEAD_VERSION);
@@ -85,9 +85,9 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return complain(kUsage, std::string(error.what()) + " (see --help)");
   }
-  const bool named = app.count("--config") > 0;
-  auto config = named ? bulkhead::supervisor::load_config(file, overrides)
-                      : bulkhead::supervisor::load_default_config(BULKHEAD_CONFIG_FILE, overrides);
+  auto config = named->count() > 0
+                    ? bulkhead::supervisor::load_config(file, overrides)
+                    : bulkhead::supervisor::load_default_config(BULKHEAD_CONFIG_FILE, overrides);
   if (!config) return complain(kUsage, config.error().message());
   if (check) {
     std::cout << config->source << ": ok\n";

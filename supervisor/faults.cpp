@@ -1,6 +1,6 @@
 #include "supervisor/faults.h"
 
-#include <signal.h>
+#include <csignal>
 
 #include <algorithm>
 #include <array>

@@ -10,7 +10,7 @@
 namespace bulkhead::supervisor {
 namespace {
 
-constexpr std::size_t kMaxListBytes = 160 * 1024;  // of a response; packets end at 192 KiB
+constexpr std::size_t kMaxListBytes = std::size_t{160} * 1024;  // of a response; packets end at 192 KiB
 
 std::string identity(const bulkhead::contract::v1::Caller& caller) {
   if (caller.has_unix()) {

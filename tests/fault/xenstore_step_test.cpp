@@ -6,10 +6,13 @@
 // BULKHEAD_TEST_STEP_STRIDE=1 takes all.
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ptrace.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <random>
 #include <string>
@@ -26,33 +29,65 @@ using testing::ComponentHost;
 constexpr int kDefaultStride = 101;
 constexpr std::int64_t kAsleep = 100 * kMillisecond;
 
+// Interrupts blocking calls every now and then.
+class Ticks {
+ public:
+  Ticks() {
+    struct sigaction action{};
+    action.sa_handler = [](int) {};
+    ::sigaction(SIGALRM, &action, nullptr);
+    const itimerval interval{{0, kAsleep / kMicrosecond}, {0, kAsleep / kMicrosecond}};
+    ::setitimer(ITIMER_REAL, &interval, nullptr);
+  }
+  Ticks(const Ticks&) = delete;
+  Ticks& operator=(const Ticks&) = delete;
+  ~Ticks() {
+    const itimerval off{};
+    ::setitimer(ITIMER_REAL, &off, nullptr);
+  }
+};
+
 // The main thread of an instance, stopped and stepped. Killing it ends the tracing too.
 class Stepper {
  public:
   explicit Stepper(pid_t pid) : pid_(pid) {
+    // On one CPU a step is two context switches; on two it is two wake-ups of an idle CPU, many times as
+    // long.
+    ::sched_getaffinity(0, sizeof former_, &former_);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<std::size_t>(::sched_getcpu()), &one);
+    ::sched_setaffinity(0, sizeof one, &one);
+    ::sched_setaffinity(pid, sizeof one, &one);
     seized_ = ::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) == 0 &&
-              ::ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) == 0 && stopped(true);
+              ::ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) == 0 && stopped(100);
   }
+  Stepper(const Stepper&) = delete;
+  Stepper& operator=(const Stepper&) = delete;
+  ~Stepper() { ::sched_setaffinity(0, sizeof former_, &former_); }
   bool seized() const { return seized_; }
 
   // False once the instance sleeps in a system call (or is gone).
   bool step() {
     if (::ptrace(PTRACE_SINGLESTEP, pid_, nullptr, nullptr) != 0) return false;
-    return stopped(false);
+    return stopped(2);
   }
 
  private:
-  bool stopped(bool patient) {
-    const std::int64_t deadline = monotonic_ns() + (patient ? 10 * kSecond : kAsleep);
-    for (;;) {
+  // Waits for `ticks` at most.
+  bool stopped(int ticks) {
+    while (ticks-- > 0) {
       int status = 0;
-      const pid_t got = ::waitpid(pid_, &status, __WALL | WNOHANG);
+      const pid_t got = ::waitpid(pid_, &status, __WALL);
       if (got == pid_) return WIFSTOPPED(status);
-      if (got < 0 || monotonic_ns() > deadline) return false;
+      if (errno != EINTR) return false;
     }
+    return false;
   }
 
+  Ticks ticks_;
   pid_t pid_;
+  cpu_set_t former_{};
   bool seized_ = false;
 };
 

@@ -3,7 +3,7 @@
 // both clients must see exactly one effect.
 //
 // Every instruction takes minutes, so by default every n-th is taken, from a random first one;
-// BULKHEAD_TEST_STEP_STRIDE=1 takes all.
+// BULKHEAD_TEST_STEP_STRIDE=1 takes all, and with BULKHEAD_TEST_STEP_FIRST several runs can share the work.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sched.h>
@@ -28,6 +28,11 @@ using testing::ComponentHost;
 
 constexpr int kDefaultStride = 101;
 constexpr std::int64_t kAsleep = 100 * kMillisecond;
+
+int number_from_environment(const char* name, int fallback) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? fallback : std::atoi(text);
+}
 
 // Interrupts blocking calls every now and then.
 class Ticks {
@@ -180,14 +185,14 @@ class XenstoreStep : public ::testing::Test {
 };
 
 TEST_F(XenstoreStep, DiesAtEveryInstruction) {
-  const char* asked = std::getenv("BULKHEAD_TEST_STEP_STRIDE");
-  const int stride = asked == nullptr ? kDefaultStride : std::atoi(asked);
+  const int stride = number_from_environment("BULKHEAD_TEST_STEP_STRIDE", kDefaultStride);
   ASSERT_GT(stride, 0);
   ASSERT_NO_FATAL_FAILURE(pair_up());
   const int length = die_after(-1);
   ASSERT_GT(length, 500) << "the stepping ended before the request was served";
   std::random_device seed;
-  const int first = static_cast<int>(seed() % static_cast<unsigned>(stride));
+  const int first = number_from_environment("BULKHEAD_TEST_STEP_FIRST",
+                                            static_cast<int>(seed() % static_cast<unsigned>(stride)));
   int deaths = 0;
   for (int step = first; step < length && !HasFailure(); step += stride) {
     ASSERT_NO_FATAL_FAILURE(pair_up());

@@ -62,7 +62,12 @@ Result<std::int64_t> parse_bytes(std::string_view text) {
   return parse_with_units(text, kUnits, "a size like \"64KiB\" or \"10MiB\"");
 }
 
-InstanceFaults::InstanceFaults(std::function<void()> corrupt) : corrupt_(std::move(corrupt)) {}
+InstanceFaults::InstanceFaults(std::function<void()> corrupt) {
+  own_.push_back(
+      {"corrupt",
+       [corrupt = std::move(corrupt)](const std::string&, std::int64_t) { return corrupt(), Status(); },
+       {}});
+}
 
 std::vector<std::string> InstanceFaults::kinds() {
   return {"exit", "spin", "deadlock", "slow", "leak", "fdleak", "corrupt", "drop-heartbeat", "crash-at"};
@@ -91,7 +96,11 @@ Status InstanceFaults::begin(const contract::v1::FaultOrder& order) {
   if (kind == "spin") return spin_until(expires), Status();
   // What a deadlock is to everyone else: a thread that sleeps and does not wake.
   if (kind == "deadlock") return sleep_until(expires), Status();
-  if (kind == "corrupt") return corrupt_(), Status();
+  if (const Own* mine = own(kind); mine != nullptr) {
+    auto begun = mine->begin(order.argument(), expires);
+    if (begun && mine->end) active_.insert_or_assign(order.id(), std::move(fault));
+    return begun;
+  }
   if (kind == "slow" || kind == "leak") {
     auto amount = kind == "slow" ? parse_duration(order.argument()) : parse_bytes(order.argument());
     if (!amount) return forward(std::move(amount), kind);
@@ -107,7 +116,13 @@ Status InstanceFaults::begin(const contract::v1::FaultOrder& order) {
   return {};
 }
 
+const InstanceFaults::Own* InstanceFaults::own(const std::string& kind) const {
+  const auto found = std::ranges::find(own_, kind, &Own::kind);
+  return found == own_.end() ? nullptr : &*found;
+}
+
 void InstanceFaults::finish(const Active& fault) {
+  if (const Own* mine = own(fault.kind); mine != nullptr) mine->end();
   if (fault.kind == "crash-at") CrashPoint::disarm_all();
   if (fault.kind == "leak") leaked_.clear();
   if (fault.kind == "fdleak") leaked_fds_.clear();

@@ -17,10 +17,18 @@ namespace bulkhead {
 
 class InstanceFaults {
  public:
+  // A fault that only this component can carry out.
+  struct Own {
+    std::string kind;
+    std::function<Status(const std::string& argument, std::int64_t expires_ns)> begin;
+    std::function<void()> end;  // may be empty: nothing can be undone
+  };
+
+  explicit InstanceFaults(std::vector<Own> own) : own_(std::move(own)) {}
   // `corrupt` flips a bit in the instance's state.
   explicit InstanceFaults(std::function<void()> corrupt);
 
-  // The kinds for Hello.fault_kinds.
+  // The kinds for Hello.fault_kinds that every component offers; its own come on top.
   static std::vector<std::string> kinds();
 
   // Carries out the core's orders about faults and tells it what is refused; false: an order about something
@@ -49,8 +57,9 @@ class InstanceFaults {
 
   void leak(Active& fault, std::int64_t now_ns);
   void finish(const Active& fault);
+  const Own* own(const std::string& kind) const;
 
-  std::function<void()> corrupt_;
+  std::vector<Own> own_;
   std::map<std::uint64_t, Active> active_;
   std::vector<std::vector<char>> leaked_;
   std::vector<UniqueFd> leaked_fds_;

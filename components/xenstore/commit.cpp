@@ -41,7 +41,7 @@ void Commit::apply(const CommitRecord& record) {
     Slot& slot = connections_.slot(entry.slot);
     slot.parsed.store(entry.parsed, std::memory_order_release);
     kCommitHalfApplied.pass();
-    slot.produced.store(entry.produced, std::memory_order_release);
+    connections_.set_produced(entry.slot, entry.produced);
     slot.state.store(entry.state, std::memory_order_release);
     connections_.unstage(entry.slot);
   }

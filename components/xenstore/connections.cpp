@@ -1,5 +1,7 @@
 #include "components/xenstore/connections.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -9,6 +11,7 @@ namespace bulkhead::xenstore {
 
 Connections::Connections(const Custody& custody)
     : geometry_(custody.geometry()),
+      control_(custody.control()),
       slots_(custody.connections().at<Slot>(0)),
       staged_(geometry_.max_connections),
       scratch_(kMaxPayload) {
@@ -16,13 +19,18 @@ Connections::Connections(const Custody& custody)
       (std::size_t{geometry_.max_connections} * sizeof(Slot) + 4095) / 4096 * 4096;
   in_ = custody.connections().data() + after_slots;
   out_ = in_ + std::size_t{geometry_.max_connections} * geometry_.in_bytes;
-  for (std::uint32_t i = 0; i < geometry_.max_connections; ++i) unstage(i);
+  for (std::uint32_t i = 0; i < slots_used(); ++i) {
+    unstage(i);
+    if (slot(i).state.load() != SlotState::kFree) unsent_of_all_ += unsent(i);
+  }
 }
 
 void Connections::prepare(std::uint32_t index) {
   Slot& s = slot(index);
-  for (auto* offset : {&s.received, &s.parsed, &s.produced, &s.sent, &s.in_base, &s.out_base})
+  for (auto* offset : {&s.received, &s.parsed, &s.produced, &s.sent, &s.in_base, &s.out_base, &s.boundary})
     offset->store(0);
+  s.strikes.store(0);
+  if (index >= control_.slots_used.load()) control_.slots_used.store(index + 1);
   s.end_of_input.store(0);
   s.overflowed.store(0);
   s.domid = 0;
@@ -77,8 +85,46 @@ Connections::Input Connections::next_message(std::uint32_t index, Request& reque
 }
 
 std::uint32_t Connections::room(std::uint32_t index) const {
-  const std::uint64_t sent = slot(index).sent.load(std::memory_order_relaxed);
-  return static_cast<std::uint32_t>(geometry_.out_bytes - (staged_[index] - sent));
+  const Slot& s = slot(index);
+  const auto& kept = s.domid == 0 ? s.sent : s.boundary;
+  return static_cast<std::uint32_t>(geometry_.out_bytes -
+                                    (staged_[index] - kept.load(std::memory_order_relaxed)));
+}
+
+void Connections::set_produced(std::uint32_t index, std::uint64_t produced) {
+  Slot& s = slot(index);
+  unsent_of_all_ += produced - s.produced.load(std::memory_order_relaxed);
+  s.produced.store(produced, std::memory_order_release);
+}
+
+void Connections::set_sent(std::uint32_t index, std::uint64_t sent) {
+  Slot& s = slot(index);
+  unsent_of_all_ -= sent - s.sent.load(std::memory_order_relaxed);
+  s.sent.store(sent);
+}
+
+void Connections::copy_from_out(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const {
+  const std::uint64_t base = slot(index).out_base.load(std::memory_order_relaxed);
+  const std::size_t at = (offset - base) & (geometry_.out_bytes - 1);
+  const std::size_t first = std::min<std::size_t>(to.size(), geometry_.out_bytes - at);
+  std::memcpy(to.data(), out_buffer(index) + at, first);
+  std::memcpy(to.data() + first, out_buffer(index), to.size() - first);
+}
+
+Header Connections::output_header(std::uint32_t index, std::uint64_t offset) const {
+  Header header{};
+  copy_from_out(index, offset, std::as_writable_bytes(std::span(&header, 1)));
+  return header;
+}
+
+void Connections::shrink_output(std::uint32_t index) const {
+  // The rest of what was used since the buffer last began at its first byte stays: it is warm.
+  constexpr std::uint64_t kKept = 64 * 1024;
+  constexpr std::uint64_t kWorthIt = 320 * 1024;
+  const Slot& s = slot(index);
+  const std::uint64_t used = s.produced.load() - s.out_base.load();
+  if (used < kWorthIt || geometry_.out_bytes <= kKept) return;
+  (void)::madvise(out_buffer(index) + kKept, geometry_.out_bytes - kKept, MADV_REMOVE);
 }
 
 bool Connections::stage(std::uint32_t index, const Header& header, std::span<const std::byte> payload) {
@@ -86,8 +132,10 @@ bool Connections::stage(std::uint32_t index, const Header& header, std::span<con
   if (room(index) < size) return false;
   Slot& s = slot(index);
   std::uint64_t& end = staged_[index];
-  // Likewise for output; nothing is in flight when everything has been sent.
-  if (end == s.sent.load(std::memory_order_relaxed)) s.out_base.store(end);
+  // Likewise for output; nothing is in flight when everything has been sent. (A boundary behind `sent` would
+  // point into bytes that are gone; when everything has been sent it is there as well.)
+  const bool kept = s.domid != 0 && s.boundary.load(std::memory_order_relaxed) != end;
+  if (end == s.sent.load(std::memory_order_relaxed) && !kept) s.out_base.store(end);
   copy_out(index, end, std::as_bytes(std::span(&header, 1)));
   copy_out(index, end + sizeof header, payload);
   end += size;

@@ -20,6 +20,8 @@ class Connections {
   explicit Connections(const Custody& custody);
 
   std::uint32_t capacity() const { return geometry_.max_connections; }
+  // Slots from here on have never been used.
+  std::uint32_t slots_used() const { return control_.slots_used.load(std::memory_order_relaxed); }
   Slot& slot(std::uint32_t index) const { return slots_[index]; }
 
   // Makes a free slot ready for a new connection's first byte. Harmless to repeat.
@@ -42,21 +44,40 @@ class Connections {
   // Forgets what is staged beyond the committed offset.
   void unstage(std::uint32_t index) { staged_[index] = slot(index).produced.load(std::memory_order_relaxed); }
 
+  // Of a message that is still kept: it begins at or after the slot's boundary.
+  Header output_header(std::uint32_t index, std::uint64_t offset) const;
+  // Bytes that are staged or committed and not sent.
+  std::uint64_t unsent(std::uint32_t index) const {
+    return staged_[index] - slot(index).sent.load(std::memory_order_relaxed);
+  }
+
+  // Bytes that wait for all clients together.
+  std::uint64_t unsent_of_all() const { return unsent_of_all_; }
+  // A commit or a completion moved a connection's output; both keep the sum above.
+  void set_produced(std::uint32_t index, std::uint64_t produced);
+  void set_sent(std::uint32_t index, std::uint64_t sent);
+  // Gives memory back that a connection needed in bad times. Call when none of its output is in flight or
+  // waiting.
+  void shrink_output(std::uint32_t index) const;
+
   // Committed bytes not yet sent, as far as they are contiguous.
   std::span<const std::byte> send_source(std::uint32_t index) const;
   bool output_pending(std::uint32_t index) const;
 
  private:
+  void copy_from_out(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const;
   std::byte* in_buffer(std::uint32_t index) const { return in_ + std::size_t{index} * geometry_.in_bytes; }
   std::byte* out_buffer(std::uint32_t index) const { return out_ + std::size_t{index} * geometry_.out_bytes; }
   void copy_in(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const;
   void copy_out(std::uint32_t index, std::uint64_t offset, std::span<const std::byte> from) const;
 
   Geometry geometry_;
+  Control& control_;
   Slot* slots_;
   std::byte* in_;
   std::byte* out_;
   std::vector<std::uint64_t> staged_;
+  std::uint64_t unsent_of_all_ = 0;
   std::vector<std::byte> scratch_;  // a message that wraps, made contiguous
 };
 

@@ -8,17 +8,20 @@ namespace bulkhead::xenstore {
 
 // Nothing can run if registering a name fails; a point is a named constant to all but the one who arms it.
 // NOLINTBEGIN(bugprone-throwing-static-initialization,readability-identifier-naming)
-inline CrashPoint kCustodyDeposit{"custody-deposit"};        // some segments deposited, others not
-inline CrashPoint kTakeoverAdopted{"takeover-adopted"};      // lease taken, ring adopted, nothing else done
-inline CrashPoint kTakeoverRedone{"takeover-redone"};        // the predecessor's commit applied again
-inline CrashPoint kTakeoverReplayed{"takeover-replayed"};    // journal followed to its end
-inline CrashPoint kReceiveCompleted{"receive-completed"};    // completion seen, not yet counted
-inline CrashPoint kReceiveCounted{"receive-counted"};        // counted, completion not yet taken
-inline CrashPoint kRequestParsed{"request-parsed"};          // about to execute
-inline CrashPoint kRequestExecuted{"request-executed"};      // executed in private memory, replies staged
-inline CrashPoint kRequestJournalled{"request-journalled"};  // record written behind the tail
-inline CrashPoint kCommitPrepared{"commit-prepared"};        // commit record filled
-inline CrashPoint kCommitted{"committed"};                   // the one store done, nothing applied
+inline CrashPoint kCustodyDeposit{"custody-deposit"};    // some segments deposited, others not
+inline CrashPoint kTakeoverAdopted{"takeover-adopted"};  // lease taken, ring adopted, nothing else done
+inline CrashPoint kTakeoverRedone{"takeover-redone"};    // the predecessor's commit applied again
+inline CrashPoint kTakeoverForgotten{
+    "takeover-forgotten"};  // what the predecessor did is forgotten, no suspect yet
+inline CrashPoint kTakeoverRemembered{"takeover-remembered"};  // it is a suspect, nothing was touched
+inline CrashPoint kTakeoverReplayed{"takeover-replayed"};      // journal followed to its end
+inline CrashPoint kReceiveCompleted{"receive-completed"};      // completion seen, not yet counted
+inline CrashPoint kReceiveCounted{"receive-counted"};          // counted, completion not yet taken
+inline CrashPoint kRequestParsed{"request-parsed"};            // about to execute
+inline CrashPoint kRequestExecuted{"request-executed"};        // executed in private memory, replies staged
+inline CrashPoint kRequestJournalled{"request-journalled"};    // record written behind the tail
+inline CrashPoint kCommitPrepared{"commit-prepared"};          // commit record filled
+inline CrashPoint kCommitted{"committed"};                     // the one store done, nothing applied
 inline CrashPoint kCommitHalfApplied{"commit-half-applied"};
 inline CrashPoint kCommitApplied{"commit-applied"};
 inline CrashPoint kSendQueued{"send-queued"};        // entry in the ring, not submitted
@@ -33,6 +36,7 @@ inline CrashPoint kSnapshotBegun{"snapshot-begun"};
 inline CrashPoint kSnapshotWritten{"snapshot-written"};  // complete, not published
 inline CrashPoint kSnapshotPublished{"snapshot-published"};
 inline CrashPoint kJournalReleased{"journal-released"};
+inline CrashPoint kPoisonStruck{"poison-struck"};  // counted against its sender, not yet refused
 // NOLINTEND(bugprone-throwing-static-initialization,readability-identifier-naming)
 
 }  // namespace bulkhead::xenstore

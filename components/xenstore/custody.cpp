@@ -6,6 +6,7 @@
 #include <new>
 
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"
 
 namespace bulkhead::xenstore {
@@ -87,21 +88,10 @@ Result<Mapping> map_control(const CustodyStore& store) {
   return control;
 }
 
-Result<std::uint64_t> setting_between(const Instance& instance, const std::string& name,
-                                      std::uint64_t fallback, std::uint64_t low, std::uint64_t high) {
-  auto value = instance.number_setting(name, fallback);
-  if (value && (*value < low || *value > high)) {
-    return failure(ErrorKind::kInvalid, "setting " + name + " = " + std::to_string(*value) +
-                                            " must be between " + std::to_string(low) + " and " +
-                                            std::to_string(high));
-  }
-  return value;
-}
-
 }  // namespace
 
 Result<CustodySettings> CustodySettings::from(const Instance& instance) {
-  auto connections = setting_between(instance, "max_connections", 1024, 1, 32'768);
+  auto connections = setting_between(instance, "max_connections", 16'384, 1, 32'768);
   if (!connections) return forward(std::move(connections));
   auto out = setting_between(instance, "output_bytes", 1 << 20, 1 << 17, 1 << 26);
   if (!out) return forward(std::move(out));

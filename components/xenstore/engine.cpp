@@ -107,6 +107,10 @@ std::uint64_t Engine::node_count() const {
 const Limits& Engine::limits() const {
   return state_->limits;
 }
+std::uint32_t Engine::transactions_of(std::uint32_t domid) const {
+  const core::Domain* domain = state_->domains.find(domid);
+  return domain == nullptr ? 0 : static_cast<std::uint32_t>(domain->transactions);
+}
 Status Engine::check() const {
   return core::check_state(*state_);
 }

@@ -109,6 +109,7 @@ class Engine {
   std::uint64_t digest() const;      // over all nodes (paths, values, permissions); O(1)
   std::uint64_t node_count() const;  // O(1)
   const Limits& limits() const;
+  std::uint32_t transactions_of(std::uint32_t domid) const;  // open ones, of all its connections; O(1)
   std::vector<QuotaRow> quotas() const;  // sorted by domid, then in upstream's order of names
 
   // Walks everything: tree, counters, digest, watches, transactions. O(state).

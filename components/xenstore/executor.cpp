@@ -1,28 +1,48 @@
 #include "components/xenstore/executor.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
 
 namespace bulkhead::xenstore {
+namespace {
 
-Executor::Executor(Custody& custody, Connections& connections, Replica& replica)
+// What may wait for one client while too much waits for all.
+constexpr std::uint64_t kLeanShare = 16 * 1024;
+constexpr std::uint64_t kUndelivered = 256 * 1024;
+
+}  // namespace
+
+Executor::Executor(Custody& custody, Connections& connections, Replica& replica, Bounds bounds)
     : custody_(custody),
       connections_(connections),
       replica_(replica),
+      bounds_(bounds),
       commit_(custody, connections),
       touched_in_(connections.capacity()) {}
 
 bool Executor::has_room(std::uint32_t slot) const {
   // A quarter of the buffer: a reply always fits, and a client that reads slowly is slowed down before its
   // own events overflow.
-  return connections_.room(slot) >= custody_.geometry().out_bytes / 4;
+  const std::uint64_t quarter = custody_.geometry().out_bytes / 4;
+  if (connections_.room(slot) < quarter) return false;
+  const bool lean = connections_.unsent_of_all() > bounds_.unsent_of_all / 2;
+  return connections_.unsent(slot) < (lean ? std::min(kLeanShare, quarter) : quarter);
+}
+
+// How much may wait for a client with this event. Replies have their own bound, has_room().
+std::uint64_t Executor::event_bound(const Slot& slot) const {
+  const std::uint64_t all = custody_.geometry().out_bytes;
+  if (connections_.unsent_of_all() > bounds_.unsent_of_all) return std::min(2 * kLeanShare, all);
+  return slot.domid == 0 ? all : std::min(kUndelivered, all);
 }
 
 void Executor::redo() {
   commit_.redo();
-  for (std::uint32_t i = 0; i < connections_.capacity(); ++i) {
+  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
     const Slot& slot = connections_.slot(i);
     if (slot.state.load() == SlotState::kOpen && slot.overflowed.load() != 0) overflowed_.push_back(i);
   }
@@ -30,6 +50,7 @@ void Executor::redo() {
 
 void Executor::begin(std::uint32_t slot) {
   ++input_number_;
+  congested_ = false;
   entries_.clear();
   current_ = slot;
   touch(slot);
@@ -105,6 +126,7 @@ void Executor::refuse(std::uint32_t slot, const Request& request, ErrorCode erro
 }
 
 void Executor::reply(std::uint32_t type, std::span<const std::byte> payload) {
+  if (deadly_) std::abort();
   const Header header{type, current_header_.request_id, current_header_.transaction_id,
                       static_cast<std::uint32_t>(payload.size())};
   // Fits: has_room() was asked, and the engine replies before it fires the client's own events... or after
@@ -116,7 +138,11 @@ void Executor::reply(std::uint32_t type, std::span<const std::byte> payload) {
 void Executor::event(ConnectionId to, std::span<const std::byte> payload) {
   const Header header{kWatchEvent, 0, 0, static_cast<std::uint32_t>(payload.size())};
   touch(to);
-  if (!connections_.stage(to, header, payload)) overflow(to);
+  const Slot& slot = connections_.slot(to);
+  const std::uint64_t bound = event_bound(slot);
+  const std::uint64_t waiting = connections_.unsent(to) + sizeof header + payload.size();
+  congested_ = congested_ || waiting > bound / 2;
+  if (waiting > bound || !connections_.stage(to, header, payload)) overflow(to);
 }
 
 std::vector<std::uint32_t> Executor::take_woken() {

@@ -15,7 +15,12 @@ namespace bulkhead::xenstore {
 
 class Executor : private Output {
  public:
-  Executor(Custody& custody, Connections& connections, Replica& replica);
+  struct Bounds {
+    std::uint64_t unsent_of_all;  // bytes that wait for all clients; above it only little may wait for one
+  };
+  static constexpr Bounds kBounds{.unsent_of_all = 256 << 20};
+
+  Executor(Custody& custody, Connections& connections, Replica& replica, Bounds bounds = kBounds);
 
   // Takeover: finishes the predecessor's commit, and learns which clients it had yet to cut off. Call before
   // anything else.
@@ -41,17 +46,26 @@ class Executor : private Output {
     return custody_.journal().free() >= Journal::kMaxRecord + connections_.capacity() * kEndRecord;
   }
 
+  // The input executed last woke so many that it counts as much work.
+  bool touched_many() const { return entries_.size() > kManyEntries; }
+  // It made an event for an unprivileged client's connection that does not keep up with reading.
+  bool congested() const { return congested_; }
+  // Fault `poison`: the next reply kills.
+  void die_in_next_reply() { deadly_ = true; }
+
   // Slots that have new output since the last call.
   std::vector<std::uint32_t> take_woken();
   // Slots whose client did not read its events and must be cut off, since the last call.
   std::vector<std::uint32_t> take_overflowed();
 
  private:
+  static constexpr std::size_t kManyEntries = 16;
   static constexpr std::uint64_t kEndRecord = 64;  // more than a disconnection takes in the journal
 
   void reply(std::uint32_t type, std::span<const std::byte> payload) override;
   void event(ConnectionId to, std::span<const std::byte> payload) override;
 
+  std::uint64_t event_bound(const Slot& slot) const;
   void begin(std::uint32_t slot);
   void touch(std::uint32_t slot);
   void overflow(std::uint32_t slot);
@@ -61,6 +75,7 @@ class Executor : private Output {
   Custody& custody_;
   Connections& connections_;
   Replica& replica_;
+  Bounds bounds_;
   Commit commit_;
 
   // The input being executed.
@@ -71,6 +86,8 @@ class Executor : private Output {
   std::uint64_t input_number_ = 0;
   std::vector<std::uint32_t> woken_;
   std::vector<std::uint32_t> overflowed_;
+  bool congested_ = false;
+  bool deadly_ = false;
 };
 
 }  // namespace bulkhead::xenstore

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 
+#include "components/xenstore/rehearsal.h"
 #include "runtime/clock.h"
 
 namespace bulkhead::xenstore {
@@ -27,9 +28,10 @@ constexpr int kTooLargeWaitMs = 1000;
 
 Follower::Follower(Instance& instance)
     : instance_(instance),
-      faults_([this] {
-        if (replica_) replica_->engine().flip_bit();
-      }),
+      faults_(own_faults([this] { return custody_ ? &*custody_ : nullptr; },
+                         [this] {
+                           if (replica_) replica_->engine().flip_bit();
+                         })),
       retire_bell_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { run(); }) {}
 

@@ -3,6 +3,7 @@
 // stop between any two stores.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -10,8 +11,9 @@
 namespace bulkhead::xenstore {
 
 inline constexpr std::uint64_t kControlMagic = 0x31747358'6b6c7542;  // "BulkXst1"
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kSnapshotSlots = 3;  // one published, one per possible writer (active, standby)
+inline constexpr std::size_t kSuspects = 8;       // see Control::suspects
 
 // Chosen when custody is created; a successor with other settings keeps what it finds.
 struct Geometry {
@@ -45,6 +47,12 @@ struct alignas(128) Slot {
   std::atomic<std::uint32_t> end_of_input;  // the client will send no more
   // Output did not fit: the client has to be cut off. Stored before the commit that leaves the output out.
   std::atomic<std::uint32_t> overflowed;
+  // Unprivileged domains only: where the first message begins that is not sent as a whole. Follows `sent`;
+  // what stands between the two is kept, so that a successor can count what waits (delivery.h).
+  std::atomic<std::uint64_t> boundary;
+  // count << 48 | low bits of the offset of the newest: requests of this client that killed owner after owner
+  // and were refused. One word, so that counting one twice is counting it once.
+  std::atomic<std::uint64_t> strikes;
 };
 
 // What one executed input changes, as absolute values, so that applying it twice is applying it once.
@@ -85,6 +93,20 @@ struct Control {
   std::atomic<std::uint32_t> state_too_large;
   // A standby cannot read on in the journal: a new snapshot would take it past the damage.
   std::atomic<std::uint32_t> snapshot_wanted;
+
+  // Quarantine (quarantine.h). What the owner does at this instant, and what owners have died of lately: the
+  // identity of a piece of work, and how many died in it. 0: nothing.
+  alignas(64) std::atomic<std::uint64_t> working;
+  std::array<std::atomic<std::uint64_t>, kSuspects> suspects;
+
+  // Rehearsals (rehearsal.h): until when (CLOCK_MONOTONIC ns; 0: not at all) requests made to be poison are
+  // poison, and new clients act for a guest. Here, since they must hold for successors too.
+  std::atomic<std::int64_t> poison_until_ns;
+  std::atomic<std::int64_t> guest_until_ns;
+  std::atomic<std::uint32_t> guest_domid;
+
+  // Slots at and above this index have never been used: nobody needs to look there.
+  std::atomic<std::uint32_t> slots_used;
 };
 
 // Head of a snapshot segment; the data stands at kSnapshotData.

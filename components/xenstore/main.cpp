@@ -10,6 +10,7 @@
 
 #include "components/xenstore/crash_points.h"
 #include "components/xenstore/follower.h"
+#include "components/xenstore/rehearsal.h"
 #include "components/xenstore/server.h"
 #include "runtime/lease.h"
 
@@ -23,6 +24,7 @@ contract::Hello hello() {
   message.set_program_version(kVersion);
   for (const auto point : CrashPoint::names()) message.add_crash_points(std::string(point));
   for (const auto& kind : InstanceFaults::kinds()) message.add_fault_kinds(kind);
+  for (const char* kind : kOwnFaultKinds) message.add_fault_kinds(kind);
   return message;
 }
 
@@ -34,6 +36,8 @@ Status serve() {
   if (lease_item == nullptr) return failure(ErrorKind::kInvalid, "the core handed over no lease");
   auto settings = CustodySettings::from(*instance);
   if (!settings) return forward(std::move(settings));
+  auto server_settings = ServerSettings::from(*instance);
+  if (!server_settings) return forward(std::move(server_settings));
   if (!instance->ring_fd().valid()) {
     return failure(ErrorKind::kInvalid,
                    "the core handed over no io_uring: set ring_entries of this component");
@@ -56,7 +60,8 @@ Status serve() {
     follower.custody().emplace(std::move(*custody));
     follower.replica().emplace(*follower.custody());
   }
-  Server server(*instance, *follower.custody(), *follower.replica(), *ring, follower.faults());
+  Server server(*instance, *server_settings, *follower.custody(), *follower.replica(), *ring,
+                follower.faults());
   if (auto taken = server.take_over({owner.incarnation, owner.acquired_ns, *predecessor_died}); !taken) {
     return forward(std::move(taken), "cannot take over");
   }

@@ -13,9 +13,6 @@
 namespace bulkhead::xenstore {
 namespace {
 
-constexpr int kRequestsPerTurn = 64;  // of one client, before the others have their turn
-constexpr std::int64_t kFindingInterval = kSecond;
-constexpr std::int64_t kMaxDelay = kSecond;
 constexpr std::size_t kSnapshotSlice = std::size_t{64} * 1024;
 constexpr std::int64_t kSnapshotRetry = kSecond;  // after one that did not fit
 constexpr std::int64_t kFollowerStuck = 50 * kMillisecond;
@@ -28,17 +25,22 @@ void sleep_for(std::int64_t ns) {
 
 }  // namespace
 
-Server::Server(Instance& instance, Custody& custody, Replica& replica, AdoptedRing& ring,
-               InstanceFaults& faults)
+Server::Server(Instance& instance, const ServerSettings& settings, Custody& custody, Replica& replica,
+               AdoptedRing& ring, InstanceFaults& faults)
     : instance_(instance),
+      settings_(settings),
       custody_(custody),
       replica_(replica),
       ring_(ring),
       faults_(faults),
       connections_(custody),
-      executor_(custody, connections_, replica),
+      executor_(custody, connections_, replica, {.unsent_of_all = settings.unsent_limit}),
+      delivery_(connections_),
+      quarantine_(custody, connections_),
+      write_limit_(settings.write_limit),
       snapshots_(custody),
-      flights_(connections_.capacity()) {}
+      flights_(connections_.capacity()),
+      queue_(connections_.capacity()) {}
 
 Status Server::prepare_ring() {
   ring_.adopt();
@@ -60,6 +62,8 @@ Status Server::take_over(const Takeover& takeover) {
   kTakeoverAdopted.pass();
   executor_.redo();
   kTakeoverRedone.pass();
+  std::vector<Quarantine::Condemned> condemned;
+  suspects_ = quarantine_.inspect(condemned);
   const std::uint64_t executed_before = replica_.executed();
   for (;;) {
     auto more = replica_.follow(~std::uint64_t{0});
@@ -68,10 +72,8 @@ Status Server::take_over(const Takeover& takeover) {
   }
   kTakeoverReplayed.pass();
   forget_connections_of_lost_ring();
-  for (std::uint32_t i = 0; i < connections_.capacity(); ++i) {
-    connections_.unstage(i);
-    if (connections_.slot(i).state.load() != SlotState::kFree) used_slots_ = i + 1;
-  }
+  count_output();
+  for (const Quarantine::Condemned& one : condemned) condemn(one);
   // Whatever took effect for the predecessor was posted before the kernel passed its lease on, so it is here
   // now. What it had waiting (cancelled above) may still be reported, as cancelled, any time later.
   drain_completions();
@@ -88,21 +90,32 @@ void Server::forget_connections_of_lost_ring() {
   const std::uint64_t generation = instance_.number_setting("ring_generation", 1).value_or(1);
   Control& control = custody_.control();
   if (control.ring_generation == generation) return;
-  for (std::uint32_t i = 0; i < connections_.capacity(); ++i) {
+  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
     Slot& slot = connections_.slot(i);
     if (slot.state.load() == SlotState::kOpen) executor_.disconnect(i);
+    connections_.set_sent(i, slot.produced.load());
     slot.state.store(SlotState::kFree);
   }
   control.ring_generation = generation;
 }
 
+// What was staged and not committed never was; what was committed and not sent waits.
+void Server::count_output() {
+  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
+    connections_.unstage(i);
+    if (connections_.slot(i).state.load() == SlotState::kOpen) delivery_.resume(i);
+  }
+}
+
 void Server::resume_connections() {
-  for (std::uint32_t i = 0; i < used_slots_; ++i) {
+  // Who may be poison is tried first: alone, so that nobody else is suspected for it.
+  for (const std::uint32_t suspect : suspects_) queue_.add(suspect);
+  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
     switch (connections_.slot(i).state.load()) {
       case SlotState::kFree:
         break;
       case SlotState::kOpen:
-        mark_ready(i);
+        queue_.add(i);
         mark_flush(i);
         break;
       case SlotState::kClosing:
@@ -120,6 +133,9 @@ void Server::report_active(const Takeover& takeover, std::uint64_t replayed) {
   active->set_serving_monotonic_ns(monotonic_ns());
   active->set_predecessor_died(takeover.predecessor_died);
   active->set_replayed(replayed);
+  active->set_refused(refusals_.requests);
+  active->set_blamed_client(refusals_.client);
+  active->set_note(refusals_.note);
   // The core may be dead or slow: serving matters more than telling.
   if (auto sent = instance_.send(message); !sent)
     spdlog::warn("the core was not told: {}", sent.error().message());
@@ -136,123 +152,33 @@ Status Server::run() {
 
 Status Server::turn() {
   flush();
-  auto submitted = ready_.empty() ? ring_.submit_and_wait(next_deadline()) : ring_.submit();
+  quarantine_.idle();
+  auto submitted = queue_.empty() ? ring_.submit_and_wait(next_deadline()) : ring_.submit();
   if (!submitted) return submitted;
   kSubmitted.pass();
   drain_completions();
-  execute_ready();
+  execute_fresh();
+  if (queue_.anyone_waiting()) {
+    // Whoever asked for little has its answer before the others go on.
+    flush();
+    if (auto sent = ring_.submit(); !sent) return sent;
+    execute_waiting();
+  }
+  quarantine_.idle();
   housekeeping(monotonic_ns());
   return {};
 }
 
 std::int64_t Server::next_deadline() const {
   std::int64_t deadline = faults_.next_turn_ns(monotonic_ns());
-  if (accept_again_ns_ != 0 && (deadline == 0 || accept_again_ns_ < deadline)) deadline = accept_again_ns_;
-  if (snapshots_.too_large() && (deadline == 0 || next_snapshot_ns_ < deadline)) {
-    deadline = std::max<std::int64_t>(next_snapshot_ns_, 1);
-  }
-  if (snapshot_) deadline = 1;  // in the past: look at the ring, do not wait
+  const auto no_later_than = [&deadline](std::int64_t at) {
+    if (deadline == 0 || at < deadline) deadline = std::max<std::int64_t>(at, 1);
+  };
+  if (accept_again_ns_ != 0) no_later_than(accept_again_ns_);
+  if (snapshots_.too_large()) no_later_than(next_snapshot_ns_);
+  for (const Delayed& delayed : delayed_) no_later_than(delayed.until_ns);
+  if (snapshot_ || !suspects_.empty()) deadline = 1;  // in the past: look at the ring, do not wait
   return deadline;
-}
-
-void Server::mark_ready(std::uint32_t slot) {
-  if (flights_[slot].ready) return;
-  flights_[slot].ready = true;
-  ready_.push_back(slot);
-}
-
-void Server::mark_flush(std::uint32_t slot) {
-  if (flights_[slot].flushing) return;
-  flights_[slot].flushing = true;
-  flush_.push_back(slot);
-}
-
-void Server::execute_ready() {
-  Vitals& vitals = instance_.vitals();
-  if (ready_.empty()) return;
-  vitals.oldest_pending_ns.store(monotonic_ns(), std::memory_order_relaxed);
-  const auto batch = std::exchange(ready_, {});
-  for (const std::uint32_t slot : batch) {
-    flights_[slot].ready = false;
-    if (execute_some(slot)) mark_ready(slot);
-  }
-  for (const std::uint32_t slot : executor_.take_overflowed()) cut(slot, "does not read its events");
-  for (const std::uint32_t slot : executor_.take_woken()) mark_flush(slot);
-  if (ready_.empty()) vitals.oldest_pending_ns.store(0, std::memory_order_relaxed);
-}
-
-// True if the client has more that could be executed at once.
-bool Server::execute_some(std::uint32_t index) {
-  Slot& slot = connections_.slot(index);
-  if (slot.state.load() != SlotState::kOpen) return false;
-  Vitals& vitals = instance_.vitals();
-  Request request{};
-  for (int i = 0; i < kRequestsPerTurn; ++i) {
-    const Connections::Input input = connections_.next_message(index, request);
-    if (input == Connections::Input::kOversized) {
-      cut(index,
-          "sent a message of " + std::to_string(request.header.length) + " bytes, the protocol allows 4096");
-      return false;
-    }
-    if (input == Connections::Input::kIncomplete) {
-      const bool output_done = flights_[index].broken || !connections_.output_pending(index);
-      if (flights_[index].broken || (slot.end_of_input.load() != 0 && output_done)) begin_close(index);
-      return false;
-    }
-    if (flights_[index].broken) slot.sent.store(slot.produced.load());  // nobody reads: the room is free
-    if (!executor_.has_room(index)) return false;                       // until the client reads
-    const Admission admission = admit(request.header);
-    if (admission == Admission::kWait) return true;
-    vitals.work_arrived.fetch_add(1, std::memory_order_relaxed);
-    if (const std::int64_t delay = faults_.request_delay_ns(); delay > 0)
-      sleep_for(std::min(delay, kMaxDelay));
-    if (admission == Admission::kRefuse) {
-      executor_.refuse(index, request, ErrorCode::kNoSpace);
-    } else {
-      executor_.execute(index, request);
-    }
-    vitals.work_done.fetch_add(1, std::memory_order_relaxed);
-  }
-  return true;
-}
-
-// Reads never depend on room in the journal.
-Server::Admission Server::admit(const Header& header) const {
-  const bool room = executor_.can_journal();
-  const bool too_large = snapshots_.too_large();
-  if (room && !too_large) return Admission::kExecute;
-  const Effect effect = effect_of(header.type, header.transaction_id);
-  if (effect == Effect::kNone || (room && effect == Effect::kShrinks)) return Admission::kExecute;
-  return too_large ? Admission::kRefuse : Admission::kWait;  // until the snapshot being written is complete
-}
-
-void Server::cut(std::uint32_t index, const std::string& why) {
-  if (connections_.slot(index).state.load() != SlotState::kOpen) return;
-  const std::string client = "connection " + std::to_string(connections_.slot(index).serial.load());
-  spdlog::warn("{} {}: closing it", client, why);
-  const std::int64_t now = monotonic_ns();
-  if (now >= next_finding_ns_) {
-    next_finding_ns_ = now + kFindingInterval;
-    (void)instance_.send_finding("client", client + " " + why + ": cut off", client);
-  }
-  begin_close(index);
-}
-
-// Ends a connection step by step: forgotten by the engine (committed), its operations cancelled, then closed
-// in the ring.
-void Server::begin_close(std::uint32_t index) {
-  Slot& slot = connections_.slot(index);
-  Flight& flight = flights_[index];
-  if (slot.state.load() == SlotState::kOpen) {
-    executor_.disconnect(index);
-    kCloseCommitted.pass();
-  }
-  if (slot.state.load() != SlotState::kClosing || flight.closing) return;
-  if (!flight.receiving && !flight.sending) return arm_close(index);
-  if (flight.cancelled) return;
-  flight.cancelled = true;
-  if (flight.receiving) cancel(Operation::kReceive, index, slot.received.load());
-  if (flight.sending) cancel(Operation::kSend, index, slot.sent.load());
 }
 
 void Server::housekeeping(std::int64_t now) {
@@ -260,6 +186,8 @@ void Server::housekeeping(std::int64_t now) {
   vitals.heartbeat_ns.store(now, std::memory_order_relaxed);
   vitals.log_position.store(replica_.position(), std::memory_order_relaxed);
   faults_.turn(now);
+  resume_delayed(now);
+  clear_suspects();
   ring_doorbell();
   pace(now);
   keep_journal_short();

@@ -4,13 +4,19 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "components/xenstore/completion.h"
 #include "components/xenstore/connections.h"
+#include "components/xenstore/delivery.h"
 #include "components/xenstore/executor.h"
+#include "components/xenstore/quarantine.h"
 #include "components/xenstore/replica.h"
+#include "components/xenstore/run_queue.h"
+#include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"
+#include "components/xenstore/write_limit.h"
 #include "runtime/adopted_ring.h"
 #include "runtime/instance.h"
 #include "runtime/instance_faults.h"
@@ -26,7 +32,8 @@ class Server {
   };
 
   // Everything must outlive the server.
-  Server(Instance& instance, Custody& custody, Replica& replica, AdoptedRing& ring, InstanceFaults& faults);
+  Server(Instance& instance, const ServerSettings& settings, Custody& custody, Replica& replica,
+         AdoptedRing& ring, InstanceFaults& faults);
 
   // Brings every half-done thing to its end. Then this instance is active and says so.
   Status take_over(const Takeover& takeover);
@@ -41,35 +48,40 @@ class Server {
     bool sending = false;
     bool closing = false;
     bool cancelled = false;
-    bool broken = false;    // the client reads no more: output is dropped
-    bool ready = false;     // is in ready_
-    bool flushing = false;  // is in flush_
+    bool broken = false;     // the client reads no more: output is dropped
+    bool flushing = false;   // is in flush_
+    bool throttled = false;  // waits until its domain has read replies
+    bool delayed = false;    // is in delayed_
+  };
+  // A client that may go on only later.
+  struct Delayed {
+    std::int64_t until_ns;
+    std::uint32_t slot;
+  };
+  // What take_over() found and the core shall know.
+  struct Refusals {
+    std::uint64_t requests = 0;
+    std::string client;
+    std::string note;
   };
 
   Status turn();
   Status prepare_ring();
+  void count_output();
   void resume_connections();
   void forget_connections_of_lost_ring();
 
   Ticket ticket(Operation operation, std::uint32_t slot, std::uint64_t base) const;
   bool own(const Ticket& t) const { return t.incarnation == static_cast<std::uint8_t>(incarnation_); }
 
+  // The ring (server_io.cpp).
   void complete(const io_uring_cqe& cqe);
   void received(const Ticket& told, int result);
   void sent(const Ticket& told, int result);
   void accepted(const Ticket& told, int result);
   void closed(const Ticket& told, int result);
   void drain_completions();
-
-  void mark_ready(std::uint32_t slot);
   void mark_flush(std::uint32_t slot);
-  void execute_ready();
-  bool execute_some(std::uint32_t slot);
-  enum class Admission : std::uint8_t { kExecute, kRefuse, kWait };
-  Admission admit(const Header& header) const;
-  void cut(std::uint32_t slot, const std::string& why);
-  void begin_close(std::uint32_t slot);
-
   void flush();
   void arm_send(std::uint32_t slot);
   void arm_receive(std::uint32_t slot);
@@ -78,6 +90,31 @@ class Server {
   void arm_poll(Operation operation, BorrowedFd fd);
   void cancel(Operation operation, std::uint32_t slot, std::uint64_t base);
   void cancel_everything();
+
+  // Executing (server_execute.cpp).
+  void execute_fresh();
+  void execute_waiting();
+  void run_slice(std::uint32_t slot);
+  bool execute_some(std::uint32_t slot);
+  enum class Next : std::uint8_t { kExecuted, kNothing, kLater };
+  Next execute_next(std::uint32_t slot);
+  void execute_one(std::uint32_t slot, const Request& request);
+  void settle();
+  enum class Admission : std::uint8_t { kExecute, kRefuse, kWait };
+  Admission admit(const Header& header) const;
+  bool throttle(std::uint32_t slot, const Header& header);
+  void unthrottle(std::uint32_t domid);
+  void delay(std::uint32_t slot, std::int64_t until_ns);
+  void resume_delayed(std::int64_t now);
+  void suffer_poison(const Request& request);
+  void cut(std::uint32_t slot, const std::string& why);
+  void begin_close(std::uint32_t slot);
+  std::string name_of(std::uint32_t slot) const;
+
+  // Quarantine (server_quarantine.cpp).
+  void condemn(const Quarantine::Condemned& condemned);
+  void refuse_poison(std::uint32_t slot, std::uint32_t deaths);
+  void clear_suspects();
 
   void housekeeping(std::int64_t now);
   void keep_journal_short();
@@ -89,20 +126,29 @@ class Server {
   std::int64_t next_deadline() const;
 
   Instance& instance_;
+  const ServerSettings settings_;
   Custody& custody_;
   Replica& replica_;
   AdoptedRing& ring_;
   InstanceFaults& faults_;
   Connections connections_;
   Executor executor_;
+  Delivery delivery_;
+  Quarantine quarantine_;
+  WriteLimit write_limit_;
   SnapshotStore snapshots_;
   std::optional<SnapshotWriting> snapshot_;
   std::int64_t next_snapshot_ns_ = 0;
 
   std::vector<Flight> flights_;
-  std::vector<std::uint32_t> ready_;
+  RunQueue queue_;
   std::vector<std::uint32_t> flush_;
-  std::uint32_t used_slots_ = 0;            // slots at and above this index are free
+  std::vector<std::uint32_t> throttled_;
+  std::vector<Delayed> delayed_;
+  std::vector<std::uint32_t> suspects_;  // must be seen to live through everything before they are none
+  int turns_with_suspects_ = 0;
+  Refusals refusals_;
+  std::uint32_t maybe_free_ = 0;            // slots below this index are not free
   std::optional<std::uint32_t> accepting_;  // the slot of the accept in flight
   std::int64_t accept_again_ns_ = 0;        // after a failure; 0: no wait
   std::int64_t next_finding_ns_ = 0;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/rehearsal.h"
 #include "components/xenstore/server.h"
 #include "runtime/clock.h"
 
@@ -36,8 +37,10 @@ void Server::complete(const io_uring_cqe& cqe) {
     case Operation::kIgnored:
       return;
     case Operation::kReceive:
+      quarantine_.handling(told.subject);
       return received(told, cqe.res);
     case Operation::kSend:
+      quarantine_.handling(told.subject);
       return sent(told, cqe.res);
     case Operation::kAccept:
       return accepted(told, cqe.res);
@@ -76,7 +79,7 @@ void Server::received(const Ticket& told, int result) {
   const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
   if (result <= 0 && !retry) slot.end_of_input.store(1);
   if (slot.state.load() == SlotState::kClosing) return begin_close(told.subject);
-  mark_ready(told.subject);
+  queue_.add(told.subject);
   mark_flush(told.subject);
 }
 
@@ -84,8 +87,10 @@ void Server::sent(const Ticket& told, int result) {
   kSendCompleted.pass();
   Slot& slot = connections_.slot(told.subject);
   const std::uint64_t before = slot.sent.load(std::memory_order_relaxed);
-  if (result > 0 && told.matches(before)) slot.sent.store(before + static_cast<std::uint64_t>(result));
+  if (result > 0 && told.matches(before))
+    connections_.set_sent(told.subject, before + static_cast<std::uint64_t>(result));
   kSendCounted.pass();
+  delivery_.sent(told.subject);
   if (!own(told)) return;
   Flight& flight = flights_[told.subject];
   flight.sending = false;
@@ -96,7 +101,9 @@ void Server::sent(const Ticket& told, int result) {
     instance_.vitals().first_answer_ns.store(monotonic_ns());
   }
   if (slot.state.load() == SlotState::kClosing) return begin_close(told.subject);
-  mark_ready(told.subject);  // there may be room again for requests that waited
+  if (!connections_.output_pending(told.subject)) connections_.shrink_output(told.subject);
+  if (slot.domid != 0) unthrottle(slot.domid);
+  queue_.add(told.subject);  // there may be room again for requests that waited
   mark_flush(told.subject);
 }
 
@@ -118,10 +125,10 @@ void Server::accepted(const Ticket& told, int result) {
   }
   // Committed by a predecessor that died before taking the completion?
   if (!told.matches(executor_.next_serial())) return;
-  executor_.connect(told.subject, 0);
+  executor_.connect(told.subject, domain_of_new_client(custody_.control(), monotonic_ns()));
   kAcceptCommitted.pass();
-  flights_[told.subject] = Flight{};
-  used_slots_ = std::max(used_slots_, told.subject + 1);
+  delivery_.resume(told.subject);
+  flights_[told.subject] = Flight{.flushing = flights_[told.subject].flushing};
   mark_flush(told.subject);
 }
 
@@ -132,15 +139,26 @@ void Server::closed(const Ticket& told, int /*result*/) {
   Slot& slot = connections_.slot(told.subject);
   if (own(told)) flights_[told.subject].closing = false;
   if (slot.state.load() != SlotState::kClosing || !told.matches(slot.serial.load())) return;
+  connections_.set_sent(told.subject, slot.produced.load());
+  connections_.shrink_output(told.subject);
+  delivery_.ended(told.subject);
   slot.state.store(SlotState::kFree);
+  maybe_free_ = std::min(maybe_free_, told.subject);
   full_ = false;
 }
 
 // ---- submission ----
 
+void Server::mark_flush(std::uint32_t slot) {
+  if (flights_[slot].flushing) return;
+  flights_[slot].flushing = true;
+  flush_.push_back(slot);
+}
+
 void Server::flush() {
   for (const std::uint32_t slot : std::exchange(flush_, {})) {
     flights_[slot].flushing = false;
+    quarantine_.handling(slot);
     if (connections_.slot(slot).state.load(std::memory_order_relaxed) != SlotState::kOpen) continue;
     arm_send(slot);
     arm_receive(slot);
@@ -189,7 +207,7 @@ void Server::arm_accept() {
     accept_again_ns_ = monotonic_ns() + kAcceptRetry;
     return;
   }
-  std::uint32_t slot = 0;
+  std::uint32_t& slot = maybe_free_;
   while (slot < connections_.capacity() && connections_.slot(slot).state.load() != SlotState::kFree) ++slot;
   full_ = slot == connections_.capacity();
   if (full_) return;  // clients wait in the listener's backlog

@@ -1,0 +1,44 @@
+// Faults of this service that an operator can rehearse besides the common ones (runtime/instance_faults.h):
+//
+//   poison             requests naming /poison/... kill whoever serves them: /poison/crash, /poison/reply
+//   (while the
+//                      reply is made), /poison/hang, /poison/memory; /poison/connection kills whoever looks
+//                      at the connection it stands in
+//   as-guest DOMID     clients that connect from now on act for that unprivileged domain, with its quotas and
+//                      permissions: what could a hostile guest do?
+//
+// Both live in custody until their lease ends, so that successors suffer them too.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "components/xenstore/custody.h"
+#include "components/xenstore/engine.h"
+#include "runtime/instance_faults.h"
+
+namespace bulkhead::xenstore {
+
+enum class Poison : std::uint8_t { kNone, kCrash, kReply, kHang, kMemory, kConnection };
+
+// What this request is while the fault `poison` is on.
+Poison poison_of(const Control& control, const Request& request, std::int64_t now_ns);
+// Is it on? Cheap.
+inline bool poison_armed(const Control& control) {
+  return control.poison_until_ns.load(std::memory_order_relaxed) != 0;
+}
+// Does what the poison is named for; returns only for kNone and kReply.
+void suffer(Poison poison);
+
+// The domain of a client that connects now: 0, or the guest's of the fault `as-guest`.
+std::uint32_t domain_of_new_client(const Control& control, std::int64_t now_ns);
+
+inline constexpr std::array kOwnFaultKinds{"poison", "as-guest"};
+// The two faults and `corrupt`, carried out on what `custody` and `replica` give at that time (null: not
+// there yet).
+std::vector<InstanceFaults::Own> own_faults(std::function<Custody*()> custody, std::function<void()> corrupt);
+
+}  // namespace bulkhead::xenstore

@@ -129,6 +129,10 @@ void FaultProxy::request(Pair& pair, Message message) {
       case Fault::kAlterRequest:
         payload[payload.size() - 2] ^= 0x01;
         break;
+      case Fault::kLoseWrite:
+        payload.replace(0, path_end, "/lost");
+        message.header.len = static_cast<uint32_t>(payload.size());
+        break;
       default:
         payload[0] = payload[0] == 'T' ? 'F' : 'T';
     }
@@ -158,7 +162,7 @@ void FaultProxy::spoil(Pair& pair, Message message) {
       pair.held = std::move(bytes);
       return;
     case Fault::kGarble:
-      bytes[sizeof message.header + message.payload.size() / 2] ^= 0x01;
+      if (!message.payload.empty()) bytes[sizeof message.header + message.payload.size() / 2] ^= 0x01;
       return write_all(pair.client.borrow(), bytes);
     case Fault::kBadHeader:
       message.header.len = XENSTORE_PAYLOAD_MAX + 1;

@@ -24,9 +24,10 @@ enum class Fault : unsigned char {
   kDivertRequest,  // a request goes to another node: the last byte of its path is changed
   kAlterRequest,   // a request's last byte but one is changed: a permission's domain
   kFlipEnd,        // a transaction is committed instead of aborted, or the other way round
+  kLoseWrite,      // a WRITE goes to /lost, where nobody looks: acknowledged and not done
 };
 
-// Strikes the `nth` message of type `type` (a request's type for the last three faults), counted over all
+// Strikes the `nth` message of type `type` (a request's type for the last four faults), counted over all
 // connections.
 struct FaultPlan {
   Fault fault = Fault::kNone;

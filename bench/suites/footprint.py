@@ -65,15 +65,16 @@ class Series:
 
 
 class Growth:
-    """The medians of the first fifth after the warm-up (a tenth of the run) and of the last fifth, compared."""
+    """The medians of the first fifth after the warm-up (a tenth of the run) and of the last fifth, compared; in a short
+    run, which has few samples, of the halves."""
 
     def __init__(self, role, figure, samples, seconds):
         self.role = role
         self.figure = figure
         warm = seconds / 10
-        fifth = (seconds - warm) / 5
-        early = [value for at, value in samples if warm <= at < warm + fifth]
-        late = [value for at, value in samples if at >= seconds - fifth]
+        part = (seconds - warm) / (5 if seconds >= LONG_SECONDS else 2)
+        early = [value for at, value in samples if warm <= at < warm + part]
+        late = [value for at, value in samples if at >= seconds - part]
         self.number = len(samples)
         # Too few to speak of: that is a failure of the measurement, not a pass.
         self.measured = bool(early) and bool(late)

@@ -57,7 +57,7 @@ class Verdict(unittest.TestCase):
 
     def test_short_runs_find_gross_growth(self):
         self.assertTrue(judge("private", [10 * MIB + i * MIB // 20 for i in range(100)], 20).flat())
-        self.assertFalse(judge("private", [10 * MIB + i * MIB for i in range(100)], 20).flat())
+        self.assertFalse(judge("private", [10 * MIB + 2 * i * MIB for i in range(100)], 20).flat())
         self.assertFalse(judge("descriptors", [40 + 2 * i for i in range(100)], 20).flat())
 
 

@@ -27,6 +27,11 @@ int kills_from_environment(int fallback) {
   return text == nullptr ? fallback : std::atoi(text);
 }
 
+void open(xs::HistoryRecorder& recorder) {
+  const Status opened = recorder.open();
+  ASSERT_TRUE(opened.has_value()) << opened.error().message();
+}
+
 class XenstoreLinearizability : public ::testing::Test {
  protected:
   void start() {
@@ -41,7 +46,7 @@ class XenstoreLinearizability : public ::testing::Test {
     settings.socket_path = host_->socket_path();
     xs::AnomalyLog log;
     xs::HistoryRecorder recorder(settings, log);
-    ASSERT_TRUE(recorder.open().has_value());
+    ASSERT_NO_FATAL_FAILURE(open(recorder));
     bool over = false;
     std::size_t struck = 0;
     std::size_t operations = 0;
@@ -108,7 +113,7 @@ TEST(StockLinearizability, HistoriesOfDebiansXenstoredPass) {
   ASSERT_TRUE(started) << started.error().message();
   xs::AnomalyLog log;
   xs::HistoryRecorder recorder({.socket_path = daemon.socket_path(), .snapshot_isolation = false}, log);
-  ASSERT_TRUE(recorder.open());
+  ASSERT_NO_FATAL_FAILURE(open(recorder));
   for (int round = 0; round < 40; ++round) {
     xs::History history;
     const Status recorded = recorder.record(kRequests, [] {}, history);
@@ -129,7 +134,7 @@ TEST_F(XenstoreLinearizability, EachNodeAloneInLongRounds) {
   xs::AnomalyLog log;
   xs::HistoryRecorder recorder(
       {.socket_path = host_->socket_path(), .clients = 8, .depth = 1, .lasting_nodes = true}, log);
-  ASSERT_TRUE(recorder.open().has_value());
+  ASSERT_NO_FATAL_FAILURE(open(recorder));
   for (bool over = false; !over;) {
     xs::History history;
     const Status recorded = recorder.record(300, [&] { over = over || campaign.step(); }, history);
@@ -164,7 +169,7 @@ class BrokenServer : public XenstoreLinearizability, public ::testing::WithParam
     const xs::FaultProxy proxy(socket_path, host_->socket_path(), plan);
     xs::AnomalyLog log;
     xs::HistoryRecorder recorder({.socket_path = socket_path, .seed = plan.nth}, log);
-    EXPECT_TRUE(recorder.open().has_value());
+    open(recorder);
     while (!proxy.struck()) {
       xs::History history;
       const Status recorded = recorder.record(kRequests, [&] { host_->pump(0); }, history);

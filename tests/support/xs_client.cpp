@@ -5,6 +5,7 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <optional>
@@ -63,8 +64,9 @@ Result<UniqueFd> XsClient::connect(const std::string& socket_path) {
   if (!fd.valid()) return os_failure("cannot create a socket");
   // Blocking, because the stock daemons listen with a backlog of 1; the send timeout bounds a connect, too.
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kConnectTimeout, sizeof kConnectTimeout);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return os_failure("cannot connect to " + socket_path);
+  // A ring that this process holds interrupts, without a signal, when its former users' operations end.
+  while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (errno != EINTR) return os_failure("cannot connect to " + socket_path);
   }
   return fd;
 }

@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <vector>
@@ -367,6 +368,42 @@ void add_verb(CLI::App& tree, Invocation& invocation, const char* name, const ch
   });
 }
 
+struct Upgrade {
+  std::string component;
+  std::string program;
+  bool rollback = false;
+};
+
+Outcome<void> upgrade(Session& session, const Upgrade& typed) {
+  v1::UpgradeRequest request;
+  request.set_component(typed.component);
+  // The supervisor's working directory is another one.
+  std::error_code error;
+  if (!typed.program.empty()) request.set_program(std::filesystem::absolute(typed.program, error));
+  request.set_rollback(typed.rollback);
+  v1::UpgradeResponse response;
+  if (Outcome<void> done = session.client.act(request, response); !done) return done;
+  return show(session, response, [&](const v1::UpgradeResponse& answer) {
+    return change_line(answer.component(), now_unix_ms(), session.layout) + "running " +
+           program_text(answer.component().active_program()) + "\nnot serving for " +
+           latency_text(answer.blackout_us()) + "\n";
+  });
+}
+
+void add_upgrade(CLI::App& tree, Invocation& invocation) {
+  CLI::App& upgrading =
+      *command(tree, "upgrade", "Let a new program take over, without loss; the former one is kept");
+  const auto typed = std::make_shared<Upgrade>();
+  component_argument(upgrading, typed->component)->required();
+  CLI::Option* program =
+      upgrading
+          .add_option("--program", typed->program, "this one, not the configured one as it is on disk now")
+          ->type_name("FILE");
+  upgrading.add_flag("--rollback", typed->rollback, "return to the program that is kept instead")
+      ->excludes(program);
+  set_action(upgrading, invocation, typed, upgrade);
+}
+
 struct LogLevel {
   std::string level;
   std::string component;
@@ -478,7 +515,8 @@ void add_commands(CLI::App& tree, Invocation& invocation) {
   add_verb<v1::HandOverRequest, v1::HandOverResponse>(tree, invocation, "handover",
                                                       "Let the standby take over, planned");
   add_verb<v1::RestartRequest, v1::RestartResponse>(tree, invocation, "restart",
-                                                    "Replace every instance, without loss where possible");
+                                                    "Replace every process, without loss where possible");
+  add_upgrade(tree, invocation);
   add_verb<v1::DrainRequest, v1::DrainResponse>(tree, invocation, "drain",
                                                 "Finish the work in progress, then stop until 'enable'");
   add_verb<v1::EnableRequest, v1::EnableResponse>(tree, invocation, "enable",

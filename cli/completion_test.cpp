@@ -60,6 +60,7 @@ TEST_F(CompletionTest, OffersOptionsOfTheCommandAndGlobalOnes) {
               IsSupersetOf({"--for", "--standby", "--socket", "--timeout", "--help"}));
   EXPECT_THAT(offered({"status", "--"}), Not(Contains("--for")));
   EXPECT_THAT(offered({"clear", "--a"}), ElementsAre("--all"));
+  EXPECT_THAT(offered({"upgrade", "xenstore", "--"}), IsSupersetOf({"--program", "--rollback"}));
 }
 
 TEST_F(CompletionTest, OffersChoicesAndFiles) {
@@ -70,6 +71,7 @@ TEST_F(CompletionTest, OffersChoicesAndFiles) {
   EXPECT_THAT(offered({"config", ""}), ElementsAre("check"));
   EXPECT_THAT(offered({"config", "check", ""}), ElementsAre(kFiles));
   EXPECT_THAT(offered({"--socket", ""}), ElementsAre(kFiles));
+  EXPECT_THAT(offered({"upgrade", "xenstore", "--program", ""}), ElementsAre(kFiles));
 }
 
 TEST_F(CompletionTest, SkipsOptionsThatWereTyped) {

@@ -177,6 +177,32 @@ TEST(ViewsTest, StatusShowsEachFactAndCallsForHelp) {
   EXPECT_EQ(components_view(v1::ListComponentsResponse(), 0, {}), "nothing is supervised\n");
 }
 
+TEST(ViewsTest, OneComponentTellsItsProgramsAndDates) {
+  ::setenv("TZ", "UTC", 1);
+  ::tzset();
+  v1::Component component = sample();
+  const std::int64_t now = 1'700'000'000'000;
+  EXPECT_EQ(component_view(component, now, {}).find("kept"), std::string::npos);
+  component.mutable_active_program()->set_path("/usr/libexec/bulkhead/new");
+  component.mutable_active_program()->set_version("2");
+  component.mutable_active_program()->set_id("0a1b2c3d-77");
+  *component.mutable_kept_program() = component.active_program();
+  component.mutable_kept_program()->clear_version();
+  component.set_probation_until_unix_ms(now + 61'000);
+  component.set_rejuvenation_due_unix_ms(now - 1);
+  component.mutable_resources()->set_private_bytes(4096);
+  const std::string text = component_view(component, now, {});
+  EXPECT_NE(text.find("active runs   /usr/libexec/bulkhead/new  version 2  id 0a1b2c3d-77\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("kept          /usr/libexec/bulkhead/new  id 0a1b2c3d-77\n"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("on probation  2023-11-14 22:14:21.000 (in 1m)\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("rejuvenation  2023-11-14 22:13:19.999 (due)\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 TiB, 4 KiB of it private\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find("standby runs"), std::string::npos);
+}
+
 TEST(ViewsTest, AnIncidentTellsItsStory) {
   ::setenv("TZ", "UTC", 1);
   ::tzset();

@@ -56,8 +56,21 @@ std::string age_of(const v1::Component& component, std::int64_t now_unix_ms) {
   return age_text(std::chrono::milliseconds(now_unix_ms - component.since_unix_ms()));
 }
 
+// "2026-11-23 03:12:07.123 (in 5m)"; empty: never.
+std::string until_text(std::int64_t unix_ms, std::int64_t now_unix_ms) {
+  if (unix_ms == 0) return "";
+  const std::int64_t left = unix_ms - now_unix_ms;
+  return time_text(unix_ms * 1000) +
+         (left > 0 ? " (in " + age_text(std::chrono::milliseconds(left)) + ")" : " (due)");
+}
+
 std::string percent_text(double fraction) {
   return std::to_string(std::lround(fraction * 100)) + " %";
+}
+
+std::string memory_text(const v1::Resources& use) {
+  return bytes_text(use.rss_bytes()) +
+         (use.private_bytes() == 0 ? "" : ", " + bytes_text(use.private_bytes()) + " of it private");
 }
 
 template <typename Items>
@@ -131,6 +144,12 @@ std::string components_view(const v1::ListComponentsResponse& list, std::int64_t
   return table.render(layout) + calls_for_help;
 }
 
+std::string program_text(const v1::Program& program) {
+  if (program.path().empty()) return "";
+  return program.path() + (program.version().empty() ? "" : "  version " + program.version()) + "  id " +
+         program.id();
+}
+
 std::string component_view(const v1::Component& component, std::int64_t now_unix_ms, const Layout& layout) {
   const v1::Resources& use = component.resources();
   const std::string state = state_text(component.state());
@@ -152,7 +171,13 @@ std::string component_view(const v1::Component& component, std::int64_t now_unix
               {"incidents", std::to_string(component.incidents())},
               {"depends on", joined(component.depends_on(), ", ")},
               {"program", component.program() + (component.foreign() ? " (foreign)" : "")},
-              {"memory", component.has_resources() ? bytes_text(use.rss_bytes()) : ""},
+              {"active runs", program_text(component.active_program())},
+              {"standby runs", program_text(component.standby_program())},
+              {"kept", program_text(component.kept_program())},
+              {"upgrading to", program_text(component.next_program())},
+              {"on probation", until_text(component.probation_until_unix_ms(), now_unix_ms)},
+              {"rejuvenation", until_text(component.rejuvenation_due_unix_ms(), now_unix_ms)},
+              {"memory", component.has_resources() ? memory_text(use) : ""},
               {"descriptors", component.has_resources() ? std::to_string(use.open_fds()) : ""},
               {"cpu", component.has_resources() ? percent_text(use.cpu_fraction()) : ""},
               {"custody", component.foreign() ? ""

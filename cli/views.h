@@ -18,6 +18,8 @@ std::string components_view(const v1::ListComponentsResponse& list, std::int64_t
                             const Layout& layout);
 // Everything about one component.
 std::string component_view(const v1::Component& component, std::int64_t now_unix_ms, const Layout& layout);
+// "/usr/libexec/bulkhead/thing  version 1.2  id 0a1b2c3d-123"; empty if there is none.
+std::string program_text(const v1::Program& program);
 // One line, for a log of changes.
 std::string change_line(const v1::Component& component, std::int64_t now_unix_ms, const Layout& layout);
 std::string event_line(const v1::Event& event, const Layout& layout);

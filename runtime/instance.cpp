@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
 
@@ -43,6 +45,8 @@ void drain(BorrowedFd eventfd) {
 }  // namespace
 
 Result<Instance> Instance::attach(contract::Hello hello) {
+  // The core executes an open file, so the kernel knows a number as our name.
+  ::prctl(PR_SET_NAME, program_invocation_short_name);
   Instance instance;
   auto socket = inherited_fd(kContractFdVariable);
   if (!socket) return forward(std::move(socket));

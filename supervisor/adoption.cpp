@@ -25,6 +25,16 @@ std::optional<InstanceName> parse_instance_name(const std::string& name) {
   return parsed;
 }
 
+// p/COMPONENT/NUMBER
+std::optional<std::pair<std::string, std::uint64_t>> parse_program_name(const std::string& name) {
+  const auto parts = split_name(name);
+  if (parts.size() != 3 || parts[0] != "p") return std::nullopt;
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(parts[2].data(), parts[2].data() + parts[2].size(), number);
+  if (error != std::errc{} || end != parts[2].data() + parts[2].size()) return std::nullopt;
+  return std::pair(std::string(parts[1]), number);
+}
+
 bool take_manifest(Inheritance& inheritance, UniqueFd fd) {
   auto memory = ManifestMemory::open(std::move(fd));
   if (!memory || inheritance.memory) return false;
@@ -40,6 +50,9 @@ bool take_manifest(Inheritance& inheritance, UniqueFd fd) {
 std::uint64_t Inheritance::newest_instance() const {
   std::uint64_t newest = 0;
   for (const auto& [key, parts] : instances) newest = std::max(newest, key.second);
+  for (const auto& [component, numbers] : programs) {
+    if (!numbers.empty()) newest = std::max(newest, numbers.rbegin()->first);
+  }
   for (const auto& [component, entries] : items) {
     for (const FdStore::Entry& entry : entries) newest = std::max(newest, custody_depositor(entry.name));
   }
@@ -56,6 +69,8 @@ Inheritance sort_inheritance(std::vector<FdStore::Entry> entries) {
       inheritance.items[std::string(component)].push_back(std::move(entry));
     } else if (auto part = parse_instance_name(name)) {
       inheritance.instances[{part->component, part->instance}][part->part] = std::move(entry.fd);
+    } else if (auto program = parse_program_name(name)) {
+      inheritance.programs[program->first][program->second] = std::move(entry.fd);
     } else {
       inheritance.unknown.push_back(name);
     }

@@ -23,12 +23,16 @@ struct Inheritance {
   std::map<std::string, std::vector<FdStore::Entry>> items;  // by component
   // By component and instance: descriptors by the last part of their names.
   std::map<std::pair<std::string, std::uint64_t>, std::map<std::string, UniqueFd>> instances;
+  // By component and number.
+  std::map<std::string, std::map<std::uint64_t, UniqueFd>> programs;
   // Something is parked under the manifest's name that is none, or is damaged, or of another layout.
   bool unreadable_manifest = false;
   // Names nobody knows.
   std::vector<std::string> unknown;
 
-  bool empty() const { return items.empty() && instances.empty() && unknown.empty() && !unreadable_manifest; }
+  bool empty() const {
+    return items.empty() && instances.empty() && programs.empty() && unknown.empty() && !unreadable_manifest;
+  }
   // The largest instance number that any name mentions; 0: none does. Numbers are not used again, and without
   // a manifest the names are all that is known.
   std::uint64_t newest_instance() const;

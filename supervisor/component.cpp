@@ -16,6 +16,13 @@ v1::State public_state(State state) {
   return static_cast<v1::State>(static_cast<int>(state));
 }
 
+// Of a monotonic time. To the second: the two clocks are not read at one instant, and nobody shall see a
+// change where there is none.
+std::int64_t unix_ms(std::int64_t monotonic) {
+  const std::int64_t now_ms = (wall_us() + (monotonic - monotonic_ns()) / kMicrosecond) / 1000;
+  return (now_ms + 500) / 1000 * 1000;
+}
+
 void set_resources(v1::Component& out, const Instance& instance) {
   if (!instance.resources || instance.resources->latest() == nullptr) return;
   const monitors::ResourceSample& sample = *instance.resources->latest();
@@ -43,7 +50,8 @@ Component::Component(const ComponentConfig& config, const Services& services, In
       standby_backoff_(backoff_),
       outage_(services.incidents),
       standby_failures_(services.incidents, config.restart.window_ns),
-      said_(kMostSaid, kSaidWindow) {
+      said_(kMostSaid, kSaidWindow),
+      programs_(config.name, services.store) {
   surveillance_ = std::make_unique<Surveillance>(
       services.loop, config, services.config.supervisor.runtime_dir, instances_, launcher_,
       Surveillance::Handlers{
@@ -58,7 +66,8 @@ Component::Component(const ComponentConfig& config, const Services& services, In
 }
 
 Component::~Component() {
-  for (const EventLoop::TimerId timer : {timer_, standby_timer_, health_timer_}) services_.loop.cancel(timer);
+  for (const EventLoop::TimerId timer : {timer_, standby_timer_, health_timer_, probation_timer_})
+    services_.loop.cancel(timer);
   for (auto& [id, instance] : instances_) services_.loop.unwatch(instance->process.fd());
 }
 
@@ -98,6 +107,8 @@ void Component::enter(State next, const std::string& cause) {
   services_.events.transition(name(), incarnation_, public_state(from), public_state(next), cause);
   if (next == State::kStopping || next == State::kStopped) standby_failures_.given_up("stopped");
   if (next == State::kIsolated) standby_failures_.given_up("isolated");
+  if (next != State::kServing && next != State::kRecovering)
+    abandon_upgrade("it is " + std::string(name_of(next)));
 }
 
 void Component::serving_began() {
@@ -131,11 +142,13 @@ void Component::check_dependencies() {
 
 void Component::begin() {
   if (instances_.empty()) {
+    resume_upgrade();
     if (state_ == State::kIsolated) return;  // as the former core left it
     if (wanted_) feed(Event::kEnable, "enabled");
     return;
   }
   resume();
+  resume_upgrade();
   std::vector<std::uint64_t> ended;
   for (const auto& [id, instance] : instances_) {
     if (instance->ended_unseen) ended.push_back(id);
@@ -170,7 +183,7 @@ void Component::resume() {
 void Component::resume_ending(Instance& instance) {
   if (!operator_wanted_ || was_stopping_) return;  // it is asked to end again
   instance.ending = false;                         // and watched, should there be nobody to succeed it
-  why_ = outage_.is_open() ? outage_.cause() : planned_cause("a hand over was under way");
+  why_ = outage_.is_open() ? outage_.cause() : planned_cause("handover", "a hand over was under way");
   yielding_ = instance.id;
   yield_cause_ = why_;
   if (instance.ended_unseen || !facts().standby_ready) return;
@@ -194,15 +207,22 @@ Status Component::operate(Event event) {
 }
 
 Status Component::restart() {
-  if (renewing_) return failure(ErrorKind::kRefused, name() + " is being restarted already");
-  return operate(restart_event(config_.standby));
+  if (renewal_) return failure(ErrorKind::kRefused, name() + " is being restarted or upgraded already");
+  renewal_ = Renewal{"handover", "restart requested by an operator"};
+  auto asked = operate(restart_event(config_.standby));
+  if (!asked || !config_.standby || state_ != State::kServing) renewal_.reset();
+  return asked;
 }
 
 Status Component::hand_over() {
   if (!facts().standby_ready || state_ != State::kServing) {
     return failure(ErrorKind::kRefused, name() + ": no standby is ready to take over");
   }
-  why_ = planned_cause("hand over requested by an operator");
+  if (programs_.on_probation() && program_for(Role::kStandby) != programs_.in_use()->number) {
+    return failure(ErrorKind::kRefused, name() + ": its standby is of the former program while " +
+                                            told(*programs_.in_use()) + " is on probation");
+  }
+  why_ = planned_cause("handover", "hand over requested by an operator");
   return operate(Event::kHandOverRequested);
 }
 
@@ -211,6 +231,7 @@ void Component::release_custody() {
   const HeldItem* listener = custody_.find("listener");
   if (listener != nullptr && listens_at(listener->fd.borrow(), config_.socket))
     ::unlink(config_.socket.c_str());
+  programs_.release();
   while (!custody_.items().empty()) (void)custody_.withdraw(std::string(custody_.items().begin()->first));
 }
 
@@ -258,6 +279,7 @@ void Component::update_waiters() {
     }
   }
   for (auto& [done, status] : due) done(std::move(status));
+  settle_upgrades();
 }
 
 // ---- facts ----
@@ -308,8 +330,21 @@ v1::Component Component::describe() const {
   out.set_foreign(config_.kind == ComponentKind::kForeign);
   out.set_custody_items(custody_.items().size() + (ring_.fd.valid() ? 1 : 0));
   out.set_custody_bytes(custody_.bytes());
-  out.set_program(launcher_.program());
+  describe_programs(out);
   return out;
+}
+
+void Component::describe_programs(v1::Component& out) const {
+  out.set_program(programs_.in_use() == nullptr ? launcher_.program() : programs_.in_use()->path);
+  for (const auto& [id, instance] : instances_) {
+    const Program* program = programs_.find(instance->program);
+    if (program == nullptr) continue;
+    if (instance->role == Role::kActive) *out.mutable_active_program() = public_program(*program);
+    if (instance->role == Role::kStandby) *out.mutable_standby_program() = public_program(*program);
+  }
+  if (programs_.kept() != nullptr) *out.mutable_kept_program() = public_program(*programs_.kept());
+  if (programs_.candidate() != nullptr) *out.mutable_next_program() = public_program(*programs_.candidate());
+  if (programs_.on_probation()) out.set_probation_until_unix_ms(unix_ms(programs_.probation_ends_ns()));
 }
 
 std::vector<v1::CustodyItem> Component::custody_list() const {
@@ -343,6 +378,7 @@ manifest::v1::Component Component::record() const {
   out.set_incidents(incidents_);
   out.set_ring_params(ring_.params);
   out.set_ring_generation(ring_generation_);
+  programs_.record(out);
   if (outage_.is_open()) *out.mutable_outage() = outage_.record();
   if (standby_failures_.is_open()) *out.mutable_standby_outage() = standby_failures_.record();
   return out;

@@ -18,6 +18,7 @@
 #include "supervisor/instance_launcher.h"
 #include "supervisor/lifecycle.h"
 #include "supervisor/outage.h"
+#include "supervisor/programs.h"
 #include "supervisor/ring.h"
 #include "supervisor/services.h"
 #include "supervisor/standby_failures.h"
@@ -48,6 +49,8 @@ class Component {
   // ---- at start, in this order ----
   // What a former core left; before the event loop runs.
   void adopt(const manifest::v1::Component& record);
+  // `parked` by number; what was used is taken. After adopt().
+  void adopt_programs(const manifest::v1::Component& record, std::map<std::uint64_t, UniqueFd>& parked);
   Status adopt_item(FdStore::Entry entry) { return custody_.adopt(std::move(entry)); }
   // `parts` by the last part of their parked names; what was used is taken. If it cannot be adopted, the
   // caller ends the process.
@@ -65,6 +68,12 @@ class Component {
   Status restart();
   // kRefused unless a standby is ready.
   Status hand_over();
+  // Lets the configured program as it is on disk (empty path), or another one, take over. Calls back when a
+  // process of it serves, or with the reason why none does: then nothing has changed. kRefused, kNotFound,
+  // kInvalid: not begun.
+  void upgrade(const std::string& path, Done done);
+  // The same with the older program that is kept.
+  void roll_back(Done done);
   // The core ends: stops without forgetting that the operator wants it.
   void shut_down();
   // All is over: nothing stays in the descriptor store.
@@ -112,6 +121,7 @@ class Component {
   };
 
   // Life cycle (component.cpp).
+  void describe_programs(v1::Component& out) const;
   void resume();
   void resume_ending(Instance& instance);
   void feed(Event event, const std::string& cause);
@@ -122,6 +132,36 @@ class Component {
   std::optional<Status> verdict(const Waiter& waiter);
   void update_waiters();
   bool dependencies_ready() const;
+
+  // Programs (component_upgrade.cpp).
+  struct UpgradeWaiter {
+    std::uint64_t program;
+    Done done;
+  };
+  // Why the next ready standby is to take over at once.
+  struct Renewal {
+    std::string finding;  // Incident.finding
+    std::string why;
+  };
+  Status prepare_program();
+  std::uint64_t program_for(Role role) const;
+  void adopt_program_of(Instance& instance);
+  Status may_change_program() const;
+  Result<Program> open_new_program(const std::string& path) const;
+  void begin_upgrade(const std::string& why, Done done);
+  void renew_with_candidate();
+  void note_owner(const Instance& instance);
+  void commit_upgrade();
+  void abandon_upgrade(const std::string& why);
+  void standby_program_failed(std::uint64_t program, bool was_ready, const std::string& why);
+  void return_after_failure(bool heir_takes_over);
+  void arm_probation();
+  void end_probation();
+  void settle_programs();
+  void settle_programs_later();
+  void settle_upgrades();
+  std::optional<Status> upgrade_verdict(std::uint64_t program) const;
+  void resume_upgrade();
 
   // Actions (component_actions.cpp).
   void perform(Action action);
@@ -139,7 +179,7 @@ class Component {
   void ask_yield();
   void supersede(Instance& instance);
   void fence_later(std::uint64_t id);
-  Cause planned_cause(const std::string& evidence) const;
+  Cause planned_cause(const std::string& finding, const std::string& evidence) const;
   void open_incident();
   void note_step();
   void close_incident();
@@ -213,7 +253,7 @@ class Component {
   Instances instances_;
   std::uint64_t incarnation_ = 0;
   std::uint64_t restarts_ = 0, incidents_ = 0;
-  bool renewing_ = false;  // hand over when the standby is ready
+  std::optional<Renewal> renewal_;  // hand over when the standby is ready
   bool started_once_ = false;
   bool was_stopping_ = false;     // when the former core died
   std::uint64_t yielding_ = 0;    // the instance that was asked to yield
@@ -236,6 +276,12 @@ class Component {
   RestartBudget said_;  // what instances may add to the event log
   std::uint64_t unsaid_ = 0;
   std::optional<contract::Active> takeover_;
+
+  Programs programs_;
+  bool kept_cannot_follow_ = false;  // the kept program, as a standby of the one in use
+  EventLoop::TimerId probation_timer_ = 0;
+  std::vector<UpgradeWaiter> upgrade_waiters_;
+  std::string upgrade_failure_;  // of the last upgrade that failed
 
   std::vector<Waiter> waiters_;
   std::uint64_t last_query_ = 0;

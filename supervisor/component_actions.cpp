@@ -23,7 +23,8 @@ void Component::perform(Action action) {
       wanted_ = operator_wanted_ = true;
       return;
     case Action::kClearWanted:
-      wanted_ = operator_wanted_ = renewing_ = false;
+      wanted_ = operator_wanted_ = false;
+      renewal_.reset();
       return;
     case Action::kCheckDependencies:
       return check_dependencies();
@@ -33,7 +34,6 @@ void Component::perform(Action action) {
       if (config_.standby) feed_standby(StandbyEvent::kWanted);
       return;
     case Action::kRenewStandby:
-      renewing_ = true;
       return feed_standby(StandbyEvent::kRenew);
     case Action::kDropStandby:
       return feed_standby(StandbyEvent::kUnwanted);
@@ -121,10 +121,14 @@ void Component::arm_standby(StandbyEvent event, std::int64_t delay_ns) {
   services_.loop.cancel(standby_timer_);
   standby_timer_ = services_.loop.after(delay_ns, [this, event, delay_ns] {
     standby_timer_ = 0;
+    const Instance* late = standby();
+    const std::uint64_t program = late == nullptr ? 0 : late->program;
     feed_standby(event);
     if (event == StandbyEvent::kStartTimeout) {
       const std::int64_t now = services_.loop.now();
-      standby_failed(Cause("start", "not ready within " + seconds(delay_ns), now - delay_ns, now));
+      const std::string evidence = "not ready within " + seconds(delay_ns);
+      standby_program_failed(program, false, evidence);
+      standby_failed(Cause("start", evidence, now - delay_ns, now));
     }
   });
 }
@@ -149,6 +153,7 @@ void Component::launch_standby() {
     services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_,
                           "cannot start a standby: " + started.error().message());
     feed_standby(StandbyEvent::kLaunchFailed);
+    standby_program_failed(program_for(Role::kStandby), false, started.error().message());
     const std::int64_t now = services_.loop.now();
     standby_failed(Cause("launch", started.error().message(), now, now));
   }
@@ -223,9 +228,9 @@ void Component::fence_later(std::uint64_t id) {
 
 // ---- incidents ----
 
-Cause Component::planned_cause(const std::string& evidence) const {
+Cause Component::planned_cause(const std::string& finding, const std::string& evidence) const {
   const std::int64_t now = monotonic_ns();
-  Cause cause("handover", evidence, now, now);
+  Cause cause(finding, evidence, now, now);
   cause.deliberate = true;
   cause.incarnation = incarnation_;
   return cause;

@@ -48,6 +48,7 @@ void Component::on_message(Instance& instance, const contract::FromInstance& mes
   switch (message.body_case()) {
     case contract::FromInstance::kHello:
       instance.hello = bounded(message.hello());
+      programs_.learn_version(instance.program, instance.hello.program_version());
       return services_.changed(name());
     case contract::FromInstance::kDeposit:
       return on_deposit(instance, message.deposit(), std::move(fds));
@@ -106,7 +107,7 @@ void Component::on_ready(Instance& instance) {
     standby_backoff_.served(services_.loop.now());
     feed_standby(StandbyEvent::kReady);
     standby_failures_.ready();
-    if (renewing_) hand_over_renewed();
+    if (renewal_) hand_over_renewed();
     return;
   }
   // A native component's owner says Active as well, which counts.
@@ -116,9 +117,9 @@ void Component::on_ready(Instance& instance) {
 }
 
 void Component::hand_over_renewed() {
-  renewing_ = false;
+  const Renewal renewal = *std::exchange(renewal_, std::nullopt);
   if (state_ != State::kServing) return;
-  why_ = planned_cause("restart requested by an operator");
+  why_ = planned_cause(renewal.finding, renewal.why);
   feed(Event::kHandOverRequested, "the new standby is ready");
 }
 
@@ -142,11 +143,13 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   instance.role = Role::kActive;
   instance.ready = true;
   incarnation_ = message.incarnation();
+  note_owner(instance);
   surveillance_->watch_progress(instance);
   const bool served = state_ == State::kServing;
   feed(event, "process " + std::to_string(instance.process.pid()) + " owns it" +
                   (message.note().empty() ? "" : ": " + bounded(message.note())));
   if (served && state_ == State::kServing) serving_began();
+  settle_programs_later();
 }
 
 void Component::on_instance_finding(const contract::Finding& finding) {

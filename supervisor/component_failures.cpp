@@ -21,6 +21,11 @@ CrashPoint exit_after_handling{"core-exit-after-handling"};
 constexpr std::int64_t kSettle = 2 * kMillisecond;
 constexpr std::int64_t kLostGrace = kSecond;  // between a closed contract and the end of its process
 
+// With what it said last, which often is why.
+std::string evidence_of(const Instance& instance, const std::string& evidence) {
+  return instance.last_words.empty() ? evidence : evidence + ", saying \"" + instance.last_words + "\"";
+}
+
 }  // namespace
 
 Instance* Component::active() {
@@ -101,6 +106,7 @@ Event Component::decide(Event otherwise, bool standby_present) {
   step_ = recovery::take_step(ladder_policy(), history_, situation, services_.loop.now());
   services_.events.note(v1::Event::KIND_LADDER_STEP, name(), incarnation_,
                         std::string(name_of(step_->rung)) + ": " + step_->why);
+  return_after_failure(standby_present && step_->rung == Rung::kHandOver);
   if (step_->rung == Rung::kIsolate) return Event::kBudgetExhausted;
   if (!standby_present || step_->rung == Rung::kHandOver) return otherwise;
   return Event::kRebuildRequired;
@@ -130,11 +136,11 @@ void Component::on_exit(std::uint64_t id, const ExitStatus& exit) {
   const auto found = instances_.find(id);
   if (found == instances_.end()) return;
   exit_before_handling.pass();
+  if (found->second->output) found->second->output->drain();
+  if (found->second->error_output) found->second->error_output->drain();
   const std::unique_ptr<Instance> instance = std::move(found->second);
   instances_.erase(found);
   services_.loop.unwatch(instance->process.fd());
-  if (instance->output) instance->output->drain();
-  if (instance->error_output) instance->error_output->drain();
   const std::string evidence = monitors::describe_exit(exit);
   const std::string line = "process " + std::to_string(instance->process.pid()) + ": " + evidence;
   if (instance->ending) {
@@ -185,12 +191,14 @@ void Component::standby_ended(const Instance& instance, const std::string& evide
   if (state_ == State::kStopping || state_ == State::kIsolated) return;
   if (active() == nullptr && state_ == State::kRecovering) {
     // It was the heir: nobody is left.
+    standby_program_failed(instance.program, true, evidence_of(instance, evidence));
     why_ = cause_of(instance, "the successor too: " + evidence);
     feed_standby(StandbyEvent::kUnwanted);
     return owner_ended(evidence);
   }
   const Cause cause = cause_of(instance, evidence);
   feed_standby(StandbyEvent::kExited);
+  standby_program_failed(instance.program, instance.ready, evidence_of(instance, evidence));
   standby_failed(cause);
 }
 
@@ -224,7 +232,10 @@ void Component::on_found(std::uint64_t id, const monitors::Finding& finding) {
   instance->finding = finding;
   if (!leads) {
     const Cause cause = cause_of(*instance, finding.evidence);
+    const std::uint64_t program = instance->program;
+    const bool was_ready = instance->ready;
     feed_standby(StandbyEvent::kFinding);  // fences it; the incident is written after that
+    standby_program_failed(program, was_ready, finding.monitor + ": " + finding.evidence);
     return standby_failed(cause);
   }
   why_ = cause_of(*instance, finding.evidence);

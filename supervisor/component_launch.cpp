@@ -27,6 +27,7 @@ CrashPoint introduced{"core-introduced"};
 
 constexpr const char* kLeaseItem = "lease";
 constexpr const char* kListenerItem = "listener";
+constexpr std::size_t kMaxLastWords = 256;
 constexpr std::array kParkedParts{"process", "output", "error", "edge"};
 
 }  // namespace
@@ -80,10 +81,12 @@ Status Component::make_ring() {
 // ---- starting ----
 
 Result<Instance*> Component::start_instance(Role role) {
+  if (auto prepared = prepare_program(); !prepared) return forward(std::move(prepared));
   const std::uint64_t id = services_.new_instance();
   Instance& instance = *instances_.emplace(id, std::make_unique<Instance>()).first->second;
   instance.id = id;
   instance.role = role;
+  instance.program = program_for(role);
   instance.started_ns = services_.loop.now();
   services_.persist();
   launch_intent.pass();
@@ -154,7 +157,7 @@ Result<Launched> Component::launch_process(Instance& instance) {
   if (extra_.before_launch) {
     if (auto added = extra_.before_launch(instance, addition); !added) return forward(std::move(added));
   }
-  auto launched = launcher_.launch(instance.id, std::move(addition));
+  auto launched = launcher_.launch(instance.id, std::move(addition), programs_.find(instance.program));
   if (!launched) return launched;
   for (const std::string& note : launched->notes) spdlog::debug("{}[{}]: {}", name(), instance.id, note);
   if (instance.link) instance.link->close_instance_end();
@@ -166,7 +169,11 @@ Result<Launched> Component::launch_process(Instance& instance) {
 Status Component::connect(Instance& instance, UniqueFd output, UniqueFd error_output) {
   const std::uint64_t id = instance.id;
   const auto logger = [this, id](bool is_error) {
-    return [this, id, is_error](std::string_view line) { log_output(name(), id, is_error, line); };
+    return [this, id, is_error](std::string_view line) {
+      log_output(name(), id, is_error, line);
+      Instance* said = is_error ? find_instance(id) : nullptr;
+      if (said != nullptr) said->last_words = line.substr(0, kMaxLastWords);
+    };
   };
   instance.output = std::make_unique<OutputReader>(services_.loop, std::move(output), logger(false));
   instance.error_output =
@@ -269,6 +276,7 @@ Status Component::adopt_instance(const manifest::v1::Instance& record,
   }
   pollfd ended{instance->process.fd().get(), POLLIN, 0};
   instance->ended_unseen = ::poll(&ended, 1, 0) == 1;
+  if (!instance->ended_unseen) adopt_program_of(*instance);
   Instance& kept = *instances_.emplace(record.id(), std::move(instance)).first->second;
   if (kept.role == Role::kFormer) fence_later(kept.id);
   if (kept.role == Role::kStandby)

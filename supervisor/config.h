@@ -111,6 +111,7 @@ struct ComponentConfig {
   std::map<std::string, std::string> settings;
   MonitorConfig monitor;
   RestartConfig restart;
+  std::int64_t upgrade_probation_ns = 0;  // a new program that fails within it is given up; 0: none
   LimitsConfig limits;
   CheckConfig readiness, liveness;
 };

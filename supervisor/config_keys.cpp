@@ -183,6 +183,8 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
          [](ComponentConfig& c, std::string_view word) { return set_signal(c.restart.stop_signal, word); },
          "SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 or SIGKILL"},
      "How a foreign component is asked to stop."},
+    {"upgrade.probation", K::Duration{AT(upgrade_probation_ns), 0, 365 * kDay},
+     "A new program that fails within this is given up for the former one; 0s: none. Native only."},
     {"limits.nofile", K::Limit{AT(limits.nofile), 16, 1 << 30}, "Open descriptors (RLIMIT_NOFILE)."},
     {"limits.core", K::Limit{AT(limits.core), 0, 64 * kTera}, "Size of a core dump (RLIMIT_CORE)."},
     {"limits.as", K::Limit{AT(limits.as), 1 << 20, 1024 * kTera}, "Address space (RLIMIT_AS)."},

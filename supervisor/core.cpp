@@ -13,6 +13,7 @@
 #include "runtime/crash_point.h"
 #include "runtime/seqpacket.h"
 #include "supervisor/log.h"
+#include "supervisor/programs.h"
 
 namespace bulkhead::supervisor {
 namespace {
@@ -219,6 +220,7 @@ Status Core::adopt() {
       drop_component(record);
     } else {
       component->adopt(record);
+      component->adopt_programs(record, inheritance_.programs[record.name()]);
     }
   }
   for (const auto& component : registry_.all()) {
@@ -284,6 +286,9 @@ void Core::drop_rest() {
   for (const auto& [component, entries] : inheritance_.items) {
     for (const FdStore::Entry& entry : entries) drop(entry.name);
   }
+  for (const auto& [component, numbers] : inheritance_.programs) {
+    for (const auto& [number, file] : numbers) drop(program_name(component, number));
+  }
   for (auto& [key, parts] : inheritance_.instances) {
     // A process that nobody can adopt (the manifest was lost) must not go on beside the one that is started
     // now.
@@ -293,6 +298,7 @@ void Core::drop_rest() {
     for (const auto& [part, fd] : parts) drop(parked_prefix(key.first, key.second) + "/" + part);
   }
   inheritance_.items.clear();
+  inheritance_.programs.clear();
   inheritance_.instances.clear();
   inheritance_.unknown.clear();
 }

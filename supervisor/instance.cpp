@@ -13,6 +13,8 @@ manifest::v1::Instance record_of(const Instance& instance) {
   record.set_ending(instance.ending);
   record.set_started_ns(instance.started_ns);
   *record.mutable_hello() = instance.hello;
+  record.set_program(instance.program);
+  record.set_baseline_bytes(instance.baseline_bytes);
   return record;
 }
 
@@ -26,6 +28,8 @@ void restore(Instance& instance, const manifest::v1::Instance& record) {
   instance.ending = record.ending();
   instance.started_ns = record.started_ns();
   instance.hello = record.hello();
+  instance.program = record.program();
+  instance.baseline_bytes = record.baseline_bytes();
 }
 
 }  // namespace bulkhead::supervisor

@@ -39,6 +39,9 @@ struct Instance {
   bool custody_sent = false;  // has been sent everything that was in custody at its start
   std::int64_t started_ns = 0;
   contract::Hello hello;
+  std::uint64_t program = 0;         // number of the program it runs; 0: not one that is kept
+  std::uint64_t baseline_bytes = 0;  // private memory when it became active; 0: not known yet
+  std::string last_words;            // its last line on standard error
   // Why it was fenced; unset if it ends by itself.
   std::optional<monitors::Finding> finding;
 

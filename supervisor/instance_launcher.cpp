@@ -40,7 +40,7 @@ InstanceLauncher::InstanceLauncher(const ComponentConfig& config, const Supervis
     program_ = std::move(*program);
   } else {
     program_ = config.program;
-    trouble_ = std::move(program).error();
+    program_trouble_ = std::move(program).error();
   }
   const std::string& user = config.user.empty() ? supervisor.user : config.user;
   const std::string& group = config.group.empty() && config.user.empty() ? supervisor.group : config.group;
@@ -49,8 +49,8 @@ InstanceLauncher::InstanceLauncher(const ComponentConfig& config, const Supervis
     if (account) {
       if (!account->note.empty()) notes_.push_back(account->note);
       account_ = std::move(*account);
-    } else if (!trouble_) {
-      trouble_ = std::move(account).error();
+    } else {
+      account_trouble_ = std::move(account).error();
     }
   }
   if (!cgroups.usable()) return;
@@ -77,10 +77,23 @@ LaunchRequest InstanceLauncher::request() const {
   return request;
 }
 
-Result<Launched> InstanceLauncher::launch(std::uint64_t instance, Addition addition) const {
-  if (trouble_) return std::unexpected(*trouble_);
+Result<Program> InstanceLauncher::open_configured() const {
+  auto path = find_program(config_->program);
+  if (!path) return forward(std::move(path));
+  return open_program(*path);
+}
+
+Result<Launched> InstanceLauncher::launch(std::uint64_t instance, Addition addition,
+                                          const Program* program) const {
+  if (account_trouble_) return std::unexpected(*account_trouble_);
+  if (program == nullptr && program_trouble_) return std::unexpected(*program_trouble_);
   LaunchRequest what = request();
   what.program = program_;
+  if (program != nullptr) {
+    what.program = program->path;
+    what.executable = program->file.borrow();
+    what.is_script = program->is_script;
+  }
   what.args = config_->args;
   what.environment.push_back(mark_of(config_->name, instance));
   std::ranges::move(addition.environment, std::back_inserter(what.environment));

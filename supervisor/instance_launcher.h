@@ -9,6 +9,7 @@
 #include "supervisor/cgroup.h"
 #include "supervisor/config.h"
 #include "supervisor/launch.h"
+#include "supervisor/programs.h"
 
 namespace bulkhead::supervisor {
 
@@ -27,8 +28,11 @@ class InstanceLauncher {
     std::vector<std::string> environment;
     std::vector<InheritedFd> descriptors;
   };
-  // `instance` marks the process for find_orphans().
-  Result<Launched> launch(std::uint64_t instance, Addition addition) const;
+  // `instance` marks the process for find_orphans(). `program`: what to execute; null: what is on disk at
+  // program().
+  Result<Launched> launch(std::uint64_t instance, Addition addition, const Program* program) const;
+  // The configured program as it is on disk now. Reads files.
+  Result<Program> open_configured() const;
 
   // Command probes run with this group, too: so that they may connect where the component itself may not.
   void let_checks_join(gid_t group) { check_group_ = group; }
@@ -49,7 +53,7 @@ class InstanceLauncher {
   std::optional<CgroupTree::Group> cgroup_;
   std::vector<ResourceLimit> limits_;
   std::vector<std::string> notes_;
-  std::optional<Error> trouble_;
+  std::optional<Error> program_trouble_, account_trouble_;
   bool die_with_core_;
 };
 

@@ -188,6 +188,7 @@ Result<Launched> launch(const LaunchRequest& request) {
                        .output = out.write.get(),
                        .error_output = err.write.get(),
                        .reports = reports->write.get(),
+                       .executable = request.executable.get(),
                        .parent = ::getpid()};
   auto started = start(plan, request.cgroup.get(), launched.notes);
   if (!started) return forward(std::move(started), "cannot launch " + request.program);

@@ -48,7 +48,12 @@ struct ResourceLimit {
 };
 
 struct LaunchRequest {
-  std::string program;                   // path
+  std::string program;  // path
+  // The program as an open file: this very file is executed, whatever is at `program` by now. Not valid: what
+  // is at `program` is.
+  BorrowedFd executable{-1};
+  // Its interpreter will open the file by its descriptor's number, so that has to survive the exec.
+  bool is_script = false;
   std::vector<std::string> args;         // without argv[0]
   std::vector<std::string> environment;  // "NAME=value"; the child gets these and nothing else
   std::vector<InheritedFd> descriptors;

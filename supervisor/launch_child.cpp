@@ -69,7 +69,8 @@ bool set_output(const ChildPlan& plan) {
   return false;
 }
 
-// Sources and the report pipe are moved out of the way first, since a target may be another one's number.
+// Sources, the report pipe and the program are moved out of the way first, since a target may be another
+// one's number.
 bool pass_descriptors(ChildPlan& plan) {
   constexpr std::size_t kMax = 64;
   const auto& wanted = plan.request->descriptors;
@@ -87,6 +88,8 @@ bool pass_descriptors(ChildPlan& plan) {
   const int reports = ::fcntl(plan.reports, F_DUPFD_CLOEXEC, above);
   if (reports < 0) return false;
   plan.reports = reports;
+  if (plan.executable >= 0) plan.executable = ::fcntl(plan.executable, F_DUPFD_CLOEXEC, above);
+  if (plan.executable < 0 && plan.request->executable.valid()) return false;
   // Ours are close-on-exec from birth; what the core itself inherited may not be.
   ::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
   for (std::size_t i = 0; i < wanted.size(); ++i)
@@ -141,6 +144,15 @@ bool die_with_parent(const ChildPlan& plan) {
   return true;
 }
 
+void execute(const ChildPlan& plan) {
+  if (plan.executable < 0) {
+    ::execve(plan.request->program.c_str(), plan.argv, plan.environment);
+    return;
+  }
+  if (plan.request->is_script) ::fcntl(plan.executable, F_SETFD, 0);
+  ::execveat(plan.executable, "", plan.argv, plan.environment, AT_EMPTY_PATH);
+}
+
 [[noreturn]] void run_child(ChildPlan plan) {
   const LaunchRequest& request = *plan.request;
   if (::setsid() < 0) fail(plan, ChildStep::kSession);
@@ -155,7 +167,7 @@ bool die_with_parent(const ChildPlan& plan) {
   if (request.no_new_privs && ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
     fail(plan, ChildStep::kNoNewPrivs);
   if (request.die_with_core && !die_with_parent(plan)) fail(plan, ChildStep::kParentDeath);
-  ::execve(request.program.c_str(), plan.argv, plan.environment);
+  execute(plan);
   fail(plan, ChildStep::kExec);
 }
 

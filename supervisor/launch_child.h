@@ -42,6 +42,7 @@ struct ChildPlan {
   const Account* account;  // null: stays who it is
   int output, error_output;
   int reports;
+  int executable;  // -1: by path
   pid_t parent;
 };
 

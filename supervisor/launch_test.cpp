@@ -122,6 +122,39 @@ TEST(Launch, AFailedExecSaysWhatAndWhy) {
   EXPECT_EQ(errno, ECHILD);
 }
 
+TEST(Launch, AnOpenFileIsExecutedWhateverIsUnderItsNameByNow) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / std::to_string(::getpid());
+  std::filesystem::create_directory(folder);
+  std::filesystem::copy_file("/bin/echo", folder / "program");
+  const UniqueFd file(::open((folder / "program").c_str(), O_RDONLY | O_CLOEXEC));
+  std::filesystem::remove(folder / "program");
+  std::filesystem::create_symlink("/bin/false", folder / "program");
+  LaunchRequest request;
+  request.program = folder / "program";
+  request.args = {"the first one"};
+  request.executable = file.borrow();
+  // Its number may be somebody's target.
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  request.descriptors = {{null.borrow(), file.get()}};
+  EXPECT_EQ(output_of(request), "the first one\n");
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Launch, AScriptMayBeAnOpenFileToo) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / std::to_string(::getpid());
+  std::filesystem::create_directory(folder);
+  std::ofstream(folder / "script") << "#!/bin/sh\necho \"script $1\"\n";
+  std::filesystem::permissions(folder / "script", std::filesystem::perms::owner_all);
+  const UniqueFd file(::open((folder / "script").c_str(), O_RDONLY | O_CLOEXEC));
+  std::filesystem::remove_all(folder);
+  LaunchRequest request;
+  request.program = folder / "script";
+  request.args = {"runs"};
+  request.executable = file.borrow();
+  request.is_script = true;
+  EXPECT_EQ(output_of(request), "script runs\n");
+}
+
 TEST(Launch, AFailedStepIsNamed) {
   auto request = shell("true");
   request.directory = "/nonexistent";

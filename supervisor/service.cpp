@@ -92,6 +92,7 @@ const std::vector<Service::Method>& Service::methods() {
       {"ClearFaults", true, &S::parsed<v1::ClearFaultsRequest, &S::clear_faults>},
       {"HandOver", true, &S::parsed<v1::HandOverRequest, &S::hand_over>},
       {"Restart", true, &S::parsed<v1::RestartRequest, &S::restart>},
+      {"Upgrade", true, &S::parsed<v1::UpgradeRequest, &S::upgrade>},
       {"Drain", true, &S::parsed<v1::DrainRequest, &S::drain>},
       {"Enable", true, &S::parsed<v1::EnableRequest, &S::enable>},
       {"Disable", true, &S::parsed<v1::DisableRequest, &S::disable>},
@@ -249,6 +250,23 @@ void Service::restart(const CallPtr& call, const v1::RestartRequest& request) {
   const auto before = component->serving_instance();
   Status asked = component->restart();
   when_reached<v1::RestartResponse>(call, *component, Component::Goal::serving_but(before), std::move(asked));
+}
+
+void Service::upgrade(const CallPtr& call, const v1::UpgradeRequest& request) {
+  Component* component = named(call, request.component());
+  if (component == nullptr) return;
+  if (request.rollback() && !request.program().empty()) {
+    return call->fail(Code::kInvalidArgument, "a return is to the program that is kept: do not name one");
+  }
+  const auto done = [call, component](Status upgraded) {
+    if (!upgraded) return call->fail(upgraded.error());
+    v1::UpgradeResponse response;
+    *response.mutable_component() = component->describe();
+    response.set_blackout_us(component->last_blackout_us());
+    call->reply(response);
+  };
+  if (request.rollback()) return component->roll_back(done);
+  component->upgrade(request.program(), done);
 }
 
 void Service::drain(const CallPtr& call, const v1::DrainRequest& request) {

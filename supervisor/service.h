@@ -62,6 +62,7 @@ class Service {
   void clear_faults(const CallPtr& call, const v1::ClearFaultsRequest& request);
   void hand_over(const CallPtr& call, const v1::HandOverRequest& request);
   void restart(const CallPtr& call, const v1::RestartRequest& request);
+  void upgrade(const CallPtr& call, const v1::UpgradeRequest& request);
   void drain(const CallPtr& call, const v1::DrainRequest& request);
   void enable(const CallPtr& call, const v1::EnableRequest& request);
   void disable(const CallPtr& call, const v1::DisableRequest& request);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 
 #include "tests/integration/api_programs.h"
@@ -119,6 +120,29 @@ TEST_F(CliTest, ActionsCarryTheComponentAndShowTheResult) {
   }
 }
 
+TEST_F(CliTest, UpgradeSaysWhichProgramAndShowsWhatRuns) {
+  core().on("Upgrade", [&](const EdgeRequest& request) {
+    v1::UpgradeResponse response;
+    *response.mutable_component() = xenstore();
+    response.mutable_component()->mutable_active_program()->set_path("/new");
+    response.mutable_component()->mutable_active_program()->set_version("7");
+    response.set_blackout_us(310);
+    core().answer(request.id(), response);
+  });
+  const Ran ran = cli({"upgrade", "xenstore"});
+  EXPECT_EQ(ran.code, 0) << ran.errors;
+  EXPECT_NE(ran.output.find("running /new  version 7"), std::string::npos) << ran.output;
+  EXPECT_NE(ran.output.find("not serving for 0.31 ms"), std::string::npos) << ran.output;
+  auto request = asked<v1::UpgradeRequest>("Upgrade");
+  EXPECT_EQ(request.component(), "xenstore");
+  EXPECT_EQ(request.program(), "");
+  EXPECT_FALSE(request.rollback());
+  ASSERT_EQ(cli({"upgrade", "xenstore", "--program", "thing"}).code, 0);
+  EXPECT_EQ(asked<v1::UpgradeRequest>("Upgrade").program(), std::filesystem::current_path() / "thing");
+  ASSERT_EQ(cli({"upgrade", "--rollback", "xenstore"}).code, 0);
+  EXPECT_TRUE(asked<v1::UpgradeRequest>("Upgrade").rollback());
+}
+
 TEST_F(CliTest, InjectAndClearSayWhatIsMeant) {
   core().on("InjectFault", [&](const EdgeRequest& request) {
     v1::InjectFaultResponse response;
@@ -150,6 +174,8 @@ TEST_F(CliTest, UsageErrorsAreOneLineAndCodeTwo) {
                                              {"clear"},
                                              {"clear", "5", "--all"},
                                              {"clear", "--component", "xenstore", "--all"},
+                                             {"upgrade"},
+                                             {"upgrade", "xenstore", "--rollback", "--program", "/x"},
                                              {"inject", "xenstore"},
                                              {"inject", "xenstore", "crash", "--for", "2h"},
                                              {"inject", "xenstore", "crash", "--for", "0s"},

@@ -7,5 +7,13 @@ add_dependencies(core_test bulkheadd bulkhead-api bulkhead-xenstored echo_compon
 bulkhead_test(core_adoption_test SOURCES core_adoption_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
 add_dependencies(core_adoption_test bulkheadd bulkhead-api echo_component fd_store_host)
 
+bulkhead_test(core_upgrade_test SOURCES core_upgrade_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 180)
+add_dependencies(core_upgrade_test bulkheadd bulkhead-api echo_component fd_store_host)
+
+# The xenstore service in another version.
+bulkhead_program(bulkhead-xenstored-next SOURCES ${PROJECT_SOURCE_DIR}/components/xenstore/main.cpp
+  DEPS bulkhead_xenstore_service)
+target_compile_definitions(bulkhead-xenstored-next PRIVATE BULKHEAD_VERSION="next")
+
 bulkhead_test(xenstore_product_test SOURCES xenstore_product_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
-add_dependencies(xenstore_product_test bulkheadd bulkhead-api bulkhead-xenstored fd_store_host xs-load)
+add_dependencies(xenstore_product_test bulkheadd bulkhead-api bulkhead-xenstored bulkhead-xenstored-next fd_store_host xs-load)

@@ -164,6 +164,45 @@ TEST(XenstoreProduct, PlannedHandoversAndRestartsUnderLoad) {
   load.expect_nothing_wrong();
 }
 
+grpc::Status upgrade(CoreHost& host, const std::string& program, bool rollback = false) {
+  v1::UpgradeRequest request;
+  request.set_component("xenstore");
+  request.set_program(program);
+  request.set_rollback(rollback);
+  v1::UpgradeResponse response;
+  grpc::Status status = host.api().Upgrade(CoreHost::deadline().get(), request, &response);
+  if (status.ok()) std::cout << "not serving for " << response.blackout_us() << " us\n";
+  return status;
+}
+
+// Another version of the real service takes over, fails, is returned from; other programs cannot take over at
+// all. Clients notice nothing.
+TEST(XenstoreProduct, UpgradesUnderLoad) {
+  CoreHost host(kXenstore);
+  const std::string former = host.wait_complete("xenstore").active_program().version();
+  ASSERT_NE(former, "next");
+  const auto wait_versions = [&](const std::string& active, const std::string& standby) {
+    return host.wait("xenstore", active + " serves with " + standby, [&](const v1::Component& c) {
+      return c.state() == v1::STATE_SERVING && c.standby_ready() && c.active_program().version() == active &&
+             c.standby_program().version() == standby;
+    });
+  };
+  Load load(host);
+  for (const std::string& bad : {std::string("/bin/false"), std::string("/bin/nothing"), bin("xs-load")}) {
+    EXPECT_FALSE(upgrade(host, bad).ok());
+    wait_versions(former, former);
+  }
+  ASSERT_TRUE(upgrade(host, bin("bulkhead-xenstored-next")).ok());
+  wait_versions("next", former);
+  ASSERT_TRUE(upgrade(host, "", true).ok());
+  wait_versions(former, former);
+  ASSERT_TRUE(upgrade(host, bin("bulkhead-xenstored-next")).ok());
+  const v1::Component now = wait_versions("next", former);
+  ::kill(static_cast<pid_t>(now.active_pid()), SIGKILL);  // a failure, as far as the core can tell
+  EXPECT_EQ(wait_versions(former, former).active_pid(), now.standby_pid());
+  load.expect_nothing_wrong();
+}
+
 // The core and the active instance die together, again and again: the standby serves without anybody's help.
 TEST(XenstoreProduct, CoreKilledUnderLoad) {
   CoreHost host(kXenstore, "");

@@ -11,6 +11,9 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -41,9 +44,35 @@ CrashPoint after_count{"echo-after-count"};
 constexpr const char* kStateItem = "state";
 constexpr std::size_t kStateBytes = 4096;
 
+// What a test has appended to a copy of this program, as its last line: "echo:VERSION:FLAW\n". Flaws: "exits"
+// at once; "unready" never says that it is ready; "crashes", "hangs" when it is asked for the third count.
+struct Variant {
+  std::string version = "test";
+  std::string flaw;
+};
+
+Variant read_variant() {
+  std::ifstream file("/proc/self/exe", std::ios::binary | std::ios::ate);
+  constexpr std::streamoff kTail = 64;
+  file.seekg(-kTail, std::ios::end);
+  const std::string tail{std::istreambuf_iterator<char>(file), {}};
+  const std::size_t at = tail.rfind("\necho:");
+  if (at == std::string::npos) return {};
+  std::istringstream words(tail.substr(at + 6));
+  Variant variant;
+  std::getline(words, variant.version, ':');
+  std::getline(words, variant.flaw);
+  return variant;
+}
+
+const Variant& variant() {
+  static const Variant kVariant = read_variant();
+  return kVariant;
+}
+
 contract::Hello hello() {
   contract::Hello message;
-  message.set_program_version("test");
+  message.set_program_version(variant().version);
   for (const auto point : CrashPoint::names()) message.add_crash_points(std::string(point));
   for (const auto& kind : InstanceFaults::kinds()) message.add_fault_kinds(kind);
   return message;
@@ -56,7 +85,8 @@ class Echo {
 
   // On a thread of its own, while the main thread waits for the lease.
   void follow() {
-    if (!instance_.send_ready()) ::_exit(0);  // the core is gone for good
+    const bool says = variant().flaw != "unready";
+    if (says && !instance_.send_ready()) ::_exit(0);  // the core is gone for good
     while (!owner_.load()) turn(BorrowedFd(-1));
   }
 
@@ -150,6 +180,8 @@ class Echo {
     std::string verb, name;
     words >> verb >> name;
     if (verb == "count") {
+      if (++counts_ == 3 && variant().flaw == "crashes") ::abort();
+      while (counts_ == 3 && variant().flaw == "hangs") ::pause();
       const std::uint64_t count = state_.at<std::atomic<std::uint64_t>>(0)->fetch_add(1) + 1;
       after_count.pass();
       return std::to_string(count) + " " + std::to_string(incarnation_) + " " + std::to_string(::getpid());
@@ -187,12 +219,16 @@ class Echo {
   UniqueFd bell_;
   std::atomic<bool> owner_{false};
   std::uint64_t incarnation_ = 0;
+  int counts_ = 0;
   Mapping state_;
 };
 
 Status run() {
   auto instance = Instance::attach(hello());
   if (!instance) return forward(std::move(instance));
+  if (variant().flaw == "exits") {
+    return bulkhead::failure(bulkhead::ErrorKind::kInvalid, "this custody is of another layout");
+  }
   const auto* item = instance->custody("lease");
   if (item == nullptr) return bulkhead::failure(bulkhead::ErrorKind::kInvalid, "no lease in custody");
   auto lease = Lease::open(item->fd.borrow());

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <charconv>
@@ -221,6 +222,24 @@ Status Instance::send_finding(const std::string& finding, const std::string& evi
   message.mutable_finding()->set_finding(finding);
   message.mutable_finding()->set_evidence(evidence);
   message.mutable_finding()->set_client(client);
+  return send(message);
+}
+
+void Instance::end_damaged(const std::string& evidence) {
+  contract::FromInstance message;
+  message.mutable_finding()->set_finding(kIntegrityFinding);
+  message.mutable_finding()->set_evidence(evidence);
+  message.mutable_finding()->set_accused(contract::ACCUSED_SELF);
+  (void)send(message);  // a core that cannot be told still sees the exit status
+  ::_exit(kDamagedStatus);
+}
+
+Status Instance::accuse_owner(std::uint64_t incarnation, const std::string& evidence) {
+  contract::FromInstance message;
+  message.mutable_finding()->set_finding(kIntegrityFinding);
+  message.mutable_finding()->set_evidence(evidence);
+  message.mutable_finding()->set_accused(contract::ACCUSED_OWNER);
+  message.mutable_finding()->set_incarnation(incarnation);
   return send(message);
 }
 

@@ -24,6 +24,8 @@ using namespace v1;  // NOLINT(google-build-using-namespace): the generated name
 inline constexpr std::uint32_t kContractVersion = 1;
 inline constexpr const char* kContractFdVariable = "BULKHEAD_CONTRACT_FD";
 inline constexpr const char* kRingFdVariable = "BULKHEAD_RING_FD";
+inline constexpr const char* kIntegrityFinding = "integrity";
+inline constexpr int kDamagedStatus = 65;  // exit status of an instance that found itself damaged
 
 struct CustodyEntry {
   std::string kind;
@@ -82,6 +84,11 @@ class Instance final : public CustodyStore {
   Status send(const contract::FromInstance& message);
   Status send_ready();
   Status send_finding(const std::string& finding, const std::string& evidence, const std::string& client);
+  // This instance's own state is damaged: it must not answer any more. The core is told, the process ends,
+  // and whoever waits for the lease continues with what it has.
+  [[noreturn]] void end_damaged(const std::string& evidence);
+  // A standby knows that the state of the owner with this incarnation is wrong: the core replaces it.
+  Status accuse_owner(std::uint64_t incarnation, const std::string& evidence);
 
  private:
   Instance() = default;

@@ -205,7 +205,8 @@ class Component {
   void on_ready(Instance& instance);
   void hand_over_renewed();
   void on_active(Instance& instance, const contract::Active& message);
-  void on_instance_finding(const contract::Finding& finding);
+  void on_instance_finding(Instance& from, const contract::Finding& finding);
+  void on_accusation(Instance& accused, const contract::Finding& finding);
   void note_said(v1::Event::Kind kind, std::string text);
   void on_reply(const contract::QueryReply& reply);
   void answer_query(std::uint64_t id, Result<std::string> answer);

@@ -59,7 +59,7 @@ void Component::on_message(Instance& instance, const contract::FromInstance& mes
     case contract::FromInstance::kActive:
       return on_active(instance, message.active());
     case contract::FromInstance::kFinding:
-      return on_instance_finding(message.finding());
+      return on_instance_finding(instance, message.finding());
     case contract::FromInstance::kReply:
       return on_reply(message.reply());
     case contract::FromInstance::kFaultRefused:
@@ -152,10 +152,23 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   settle_programs_later();
 }
 
-void Component::on_instance_finding(const contract::Finding& finding) {
+void Component::on_instance_finding(Instance& from, const contract::Finding& finding) {
+  if (finding.accused() == contract::ACCUSED_SELF) return on_accusation(from, finding);
+  if (finding.accused() == contract::ACCUSED_OWNER) {
+    Instance* accused = active();
+    // Late: that owner has been succeeded.
+    if (accused == nullptr || accused == &from || finding.incarnation() != incarnation_) return;
+    return on_accusation(*accused, finding);
+  }
   std::string text = bounded(finding.finding()) + ": " + bounded(finding.evidence());
   if (!finding.client().empty()) text += " (client " + bounded(finding.client()) + ")";
   note_said(v1::Event::KIND_FINDING, std::move(text));
+}
+
+void Component::on_accusation(Instance& accused, const contract::Finding& finding) {
+  const std::int64_t now = services_.loop.now();
+  on_found(accused.id,
+           {bounded(finding.finding()), monitors::Severity::kFailed, bounded(finding.evidence()), now, now});
 }
 
 // An instance, or a client through it, may say the same thousands of times a second.

@@ -129,6 +129,10 @@ void Component::on_end(Instance& instance) {
 void Component::reap(std::uint64_t id) {
   Instance* instance = find_instance(id);
   if (instance == nullptr) return;
+  // Its last words may say why it ended.
+  if (instance->link) instance->link->hear_out();
+  instance = find_instance(id);
+  if (instance == nullptr) return;
   if (const auto exit = instance->process.reap()) on_exit(id, *exit);
 }
 

@@ -197,6 +197,12 @@ bool InstanceLink::receive_one() {
   return !alive.expired();
 }
 
+void InstanceLink::hear_out() {
+  if (loop_ == nullptr) return;
+  loop_->cancel(std::exchange(pause_, 0));
+  receive();
+}
+
 void InstanceLink::lose(const std::string& why) {
   loop_->unwatch(socket_.borrow());
   loop_->cancel(std::exchange(pause_, 0));

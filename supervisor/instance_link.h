@@ -71,6 +71,8 @@ class InstanceLink {
   // Shows the instance a new ping and wakes it.
   void ping(std::uint64_t count, std::int64_t now_ns);
 
+  // The process has ended: handles what it said before.
+  void hear_out();
   // Removes the parked copies: the process is gone.
   void forget() const;
 

@@ -378,6 +378,21 @@ ChildCursor::ChildCursor(const Children& children, std::uint64_t offset, std::ui
   inside = offset;
 }
 
+ChildCursor::ChildCursor(const Children& children, std::string_view after) {
+  const Page* page = children.root_;
+  if (page == nullptr) return;
+  const std::uint64_t key = key_of(after);
+  for (; page->height > 0; page = page->entries()[path_[levels_ - 1].index].page) {
+    path_[levels_++] = {page, branch(*page, key, after)};
+  }
+  std::uint16_t index = lower_bound(*page, key, after);
+  if (index < page->size && equal(*page, index, key, after)) ++index;
+  path_[levels_++] = {page, index};
+  if (index < page->size) return;
+  --path_[levels_ - 1].index;  // next() steps past the page's end
+  next();
+}
+
 void ChildCursor::descend(const Page* page) {
   for (;; page = page->entries()[0].page) {
     if (levels_ == kMaxLevels) std::abort();

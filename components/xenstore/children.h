@@ -50,6 +50,8 @@ class ChildCursor {
  public:
   ChildCursor() = default;
   explicit ChildCursor(const Children& children);
+  // At the first child whose name is greater than `after`.
+  ChildCursor(const Children& children, std::string_view after);
   // At the child whose name holds byte `offset` of the NUL-separated list; `inside` gets the offset within
   // that name.
   ChildCursor(const Children& children, std::uint64_t offset, std::uint64_t& inside);

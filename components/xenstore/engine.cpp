@@ -3,7 +3,9 @@
 #include <cstdlib>
 
 #include "components/xenstore/events.h"
+#include "components/xenstore/hash.h"
 #include "components/xenstore/state.h"
+#include "components/xenstore/tree_scrub.h"
 
 namespace bulkhead::xenstore {
 namespace core {
@@ -88,7 +90,7 @@ Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
                   .out = out};
   ErrorCode error = core::dispatch(call, request.header.transaction_id);
   if (error != ErrorCode::kNone) core::refuse(error, out);
-  return {.mutated = call.mutated};
+  return {.mutated = call.mutated, .damaged = state_->damaged};
 }
 
 void Engine::domain_shut_down(std::uint32_t domid, Output& out) {
@@ -111,8 +113,17 @@ std::uint32_t Engine::transactions_of(std::uint32_t domid) const {
   const core::Domain* domain = state_->domains.find(domid);
   return domain == nullptr ? 0 : static_cast<std::uint32_t>(domain->transactions);
 }
+std::uint64_t Engine::fingerprint() const {
+  return state_->fingerprint();
+}
+void Engine::on_damage(DamageHandler handler) {
+  state_->on_damage = std::move(handler);
+}
 Status Engine::check() const {
   return core::check_state(*state_);
+}
+Result<bool> Engine::scrub(core::TreeScrub& progress, std::size_t nodes) const {
+  return progress.step(state_->tree, state_->generation, nodes);
 }
 void Engine::flip_bit() {
   state_->tree.flip_bit();

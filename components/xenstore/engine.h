@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,7 +17,8 @@ namespace bulkhead::xenstore {
 
 namespace core {
 struct State;
-}
+class TreeScrub;
+}  // namespace core
 
 // A small dense index chosen by the server; reused only after disconnect().
 using ConnectionId = std::uint32_t;
@@ -83,6 +85,9 @@ class Output {
 struct Outcome {
   bool mutated =
       false;  // the engine's state changed (a transaction's read set counts): the request must be logged
+  // What the request needed is not what was written: nothing was changed and the reply says EIO. Nothing this
+  // engine says can be relied on any more.
+  bool damaged = false;
 };
 
 // Single-threaded. Movable; a moved-from engine may only be destroyed or assigned to.
@@ -112,8 +117,21 @@ class Engine {
   std::uint32_t transactions_of(std::uint32_t domid) const;  // open ones, of all its connections; O(1)
   std::vector<QuotaRow> quotas() const;  // sorted by domid, then in upstream's order of names
 
+  // A hash over everything two engines that executed the same inputs must agree on and that is kept in step
+  // with every change: the digest, the counters, domains, connections. O(domains + connections). It does not
+  // see a bit that flipped in memory: check() and scrub() do.
+  std::uint64_t fingerprint() const;
+
+  // Called, instead of answering EIO, the moment a request meets a damaged node; expected not to return.
+  // Belongs to this engine: one that is assigned over it brings its own.
+  using DamageHandler = std::function<void(const std::string& what)>;
+  void on_damage(DamageHandler handler);
+
   // Walks everything: tree, counters, digest, watches, transactions. O(state).
   Status check() const;
+  // Checks some `nodes` more of the tree, from where `progress` stands; true when a pass is complete. kFailed
+  // says what is damaged.
+  Result<bool> scrub(core::TreeScrub& progress, std::size_t nodes) const;
 
   // Fault `corrupt`: flips one bit of some node's value and bypasses every counter, so that check() fails.
   void flip_bit();

@@ -66,6 +66,7 @@ bool Follower::turn() {
   serve_core();
   faults_.turn(monotonic_ns());
   const bool busy = !failed_ && follow();
+  scrub();
   show_vitals();
   return busy;
 }
@@ -107,6 +108,7 @@ bool Follower::follow() {
     if (!custody) abandon("cannot follow: " + custody.error().message());
     custody_.emplace(std::move(*custody));
     replica_.emplace(*custody_);
+    replica_->on_damage([this](const std::string& what) { instance_.end_damaged(what); });
   }
   auto more = replica_->follow(kRecordsPerTurn);
   if (!more) return await_snapshot(more.error());
@@ -153,12 +155,30 @@ void Follower::write_snapshot() {
   if (!more || !*more) snapshot_.reset();
 }
 
+void Follower::scrub() {
+  if (!replica_) return;
+  if (auto sound = scrubber_.turn(replica_->engine(), monotonic_ns()); !sound) {
+    instance_.end_damaged(sound.error().message());
+  }
+}
+
 void Follower::show_vitals() {
   Vitals& vitals = instance_.vitals();
   vitals.heartbeat_ns.store(monotonic_ns(), std::memory_order_relaxed);
   if (!replica_) return;
   if (vitals.log_position.load(std::memory_order_relaxed) != replica_->position()) idle_turns_ = 0;
   vitals.log_position.store(replica_->position(), std::memory_order_relaxed);
+}
+
+// When nothing else happens, until the next thing that is due by time.
+int Follower::wait_ms() {
+  int timeout = faults_.next_turn_ns(0) != 0 ? kFaultWaitMs : -1;
+  const auto no_later = [&](int ms) { timeout = timeout < 0 ? ms : std::min(timeout, ms); };
+  if (!custody_) return timeout;
+  if (SnapshotStore(*custody_).too_large()) no_later(kTooLargeWaitMs);
+  const std::int64_t scrub_in = std::max<std::int64_t>(scrubber_.next_turn_ns() - monotonic_ns(), 0);
+  no_later(static_cast<int>(scrub_in / kMillisecond) + 1);
+  return timeout;
 }
 
 void Follower::wait(bool busy) {
@@ -171,13 +191,12 @@ void Follower::wait(bool busy) {
     const std::scoped_lock lock(mutex_);
     if (retired_) return;
     if (++idle_turns_ > kIdleTurns) {
-      timeout = faults_.next_turn_ns(0) != 0 ? kFaultWaitMs : -1;
+      timeout = wait_ms();
       if (custody_) {
         fds[3].fd = custody_->doorbell().get();
         custody_->control().follower_waiting.store(1);
         // The owner looks at the flag after it moved the tail; we look at the tail after we set the flag.
         if (custody_->journal().tail() != replica_->position()) return;
-        if (timeout < 0 && SnapshotStore(*custody_).too_large()) timeout = kTooLargeWaitMs;
       }
     }
   }

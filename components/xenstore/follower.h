@@ -10,6 +10,7 @@
 
 #include "components/xenstore/custody.h"
 #include "components/xenstore/replica.h"
+#include "components/xenstore/scrubber.h"
 #include "components/xenstore/snapshot_store.h"
 #include "runtime/instance.h"
 #include "runtime/instance_faults.h"
@@ -40,7 +41,9 @@ class Follower {
   bool follow();
   bool await_snapshot(const Error& damage);
   void write_snapshot();
+  void scrub();
   void show_vitals();
+  int wait_ms();
   void wait(bool busy);
   void abandon(const std::string& why);
 
@@ -57,6 +60,7 @@ class Follower {
   std::int64_t next_snapshot_ns_ = 0;
   std::int64_t give_up_ns_ = 0;  // waiting for a snapshot past a damaged record; 0: no
   std::optional<SnapshotWriting> snapshot_;
+  Scrubber scrubber_;
   std::thread thread_;
 };
 

@@ -80,6 +80,7 @@ ErrorCode check_creation(const Call& call, const Node& parent, const std::vector
 ErrorCode create_node(Call& call, std::string_view path, std::span<const std::byte> value) {
   Tree& tree = call.tree();
   Tree::Nearest nearest = tree.nearest(path);
+  if (!call.state.sound(path.substr(0, nearest.length), *nearest.node)) return ErrorCode::kIo;
   std::vector<std::string_view> missing = missing_nodes(path, nearest.length);
   Ref<PermissionSet> permissions = inherited_permissions(call, *nearest.node);
   ErrorCode error = check_creation(call, *nearest.node, missing, permissions->size, value.size());

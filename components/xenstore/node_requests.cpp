@@ -9,6 +9,7 @@ namespace {
 ErrorCode absent_node(Call& call, std::string_view path, std::uint8_t needed) {
   if (call.session.privileged()) return ErrorCode::kNoEntry;
   Tree::Nearest nearest = call.tree().nearest(path);
+  if (!call.state.sound(path.substr(0, nearest.length), *nearest.node)) return ErrorCode::kIo;
   for (std::string_view relied : {path.substr(0, nearest.length), first_missing(path, nearest.length)}) {
     if (ErrorCode error = note(call, relied, kReliedOnData); error != ErrorCode::kNone) return error;
   }
@@ -29,6 +30,7 @@ ErrorCode find_node(Call& call, std::optional<std::string_view> name, std::uint8
   target.path = resolve(call, *name);
   if (!is_path_within(target.path, call.state.limits.path_max)) return ErrorCode::kInvalid;
   target.node = call.tree().find(target.path);
+  if (target.node != nullptr && !call.state.sound(target.path, *target.node)) return ErrorCode::kIo;
   if (ErrorCode error = note(call, target.path, reliance); error != ErrorCode::kNone) return error;
   if (target.node == nullptr) return absent_node(call, target.path, needed);
   bool granted = (call.state.rights(call.session, *target.node) & needed) == needed;

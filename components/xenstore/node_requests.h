@@ -13,8 +13,9 @@ struct Target {
   const Node* node = nullptr;  // null with kNoEntry
 };
 
-// EINVAL without a valid name; ENOENT; EACCES if not all `needed` rights are granted, or if an unprivileged
-// caller may not even learn that there is no such node. Notes `reliance` on the path in a transaction.
+// EINVAL without a valid name; EIO if the node is damaged; ENOENT; EACCES if not all `needed` rights are
+// granted, or if an unprivileged caller may not even learn that there is no such node. Notes `reliance` on
+// the path in a transaction.
 ErrorCode find_node(Call& call, std::optional<std::string_view> name, std::uint8_t needed,
                     std::uint8_t reliance, Target& target);
 

@@ -17,13 +17,23 @@ class Discard : public Output {
 
 }  // namespace
 
+void Replica::on_damage(Engine::DamageHandler handler) {
+  on_damage_ = std::move(handler);
+  engine_.on_damage(on_damage_);
+}
+
+void Replica::adopt(Engine engine, std::uint64_t position) {
+  engine_ = std::move(engine);
+  engine_.on_damage(on_damage_);
+  position_ = position;
+}
+
 Status Replica::load_snapshot() {
   auto loaded = SnapshotStore(custody_).load();
   if (!loaded) return forward(std::move(loaded));
   if (!*loaded)
     return failure(ErrorKind::kNotFound, "the journal's beginning is gone and there is no snapshot");
-  engine_ = std::move((*loaded)->engine);
-  position_ = (*loaded)->journal_position;
+  adopt(std::move((*loaded)->engine), (*loaded)->journal_position);
   ++loads_;
   return {};
 }
@@ -48,7 +58,10 @@ Status Replica::execute(const JournalRecord& record) {
       std::memcpy(&request.header, payload.data(), sizeof request.header);
       request.payload = payload.subspan(sizeof request.header);
       if (request.payload.size() != request.header.length || request.header.length > kMaxPayload) break;
-      engine_.execute(record.subject, request, discard);
+      if (engine_.execute(record.subject, request, discard).damaged) {
+        return failure(ErrorKind::kFailed,
+                       "the state is damaged, found at position " + std::to_string(position_));
+      }
       return {};
     }
   }

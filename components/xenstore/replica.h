@@ -26,6 +26,9 @@ class Replica {
  public:
   explicit Replica(Custody& custody) : custody_(custody) {}
 
+  // Called when this replica's own memory turns out to be damaged; not to return. Without it follow() fails.
+  void on_damage(Engine::DamageHandler handler);
+
   Engine& engine() { return engine_; }
   const Engine& engine() const { return engine_; }
   std::uint64_t position() const { return position_; }
@@ -41,10 +44,12 @@ class Replica {
   std::uint64_t loads() const { return loads_; }
 
  private:
+  void adopt(Engine engine, std::uint64_t position);
   Status load_snapshot();
   Status execute(const JournalRecord& record);
 
   Custody& custody_;
+  Engine::DamageHandler on_damage_;
   Engine engine_;
   std::uint64_t position_ = 0;
   std::uint64_t executed_ = 0;

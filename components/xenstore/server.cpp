@@ -40,7 +40,17 @@ Server::Server(Instance& instance, const ServerSettings& settings, Custody& cust
       write_limit_(settings.write_limit),
       snapshots_(custody),
       flights_(connections_.capacity()),
-      queue_(connections_.capacity()) {}
+      queue_(connections_.capacity()) {
+  replica_.on_damage([this](const std::string& what) { end_damaged(what); });
+}
+
+// Nothing is committed any more: the successor executes what was being executed, with an undamaged state. The
+// request is not to blame.
+void Server::end_damaged(const std::string& what) {
+  quarantine_.idle();
+  spdlog::error("the state is damaged: {}", what);
+  instance_.end_damaged(what);
+}
 
 Status Server::prepare_ring() {
   ring_.adopt();
@@ -174,6 +184,7 @@ std::int64_t Server::next_deadline() const {
   const auto no_later_than = [&deadline](std::int64_t at) {
     if (deadline == 0 || at < deadline) deadline = std::max<std::int64_t>(at, 1);
   };
+  no_later_than(scrubber_.next_turn_ns());
   if (accept_again_ns_ != 0) no_later_than(accept_again_ns_);
   if (snapshots_.too_large()) no_later_than(next_snapshot_ns_);
   for (const Delayed& delayed : delayed_) no_later_than(delayed.until_ns);
@@ -191,6 +202,7 @@ void Server::housekeeping(std::int64_t now) {
   ring_doorbell();
   pace(now);
   keep_journal_short();
+  if (auto sound = scrubber_.turn(replica_.engine(), now); !sound) end_damaged(sound.error().message());
 }
 
 void Server::ring_doorbell() {

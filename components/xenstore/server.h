@@ -15,6 +15,7 @@
 #include "components/xenstore/replica.h"
 #include "components/xenstore/run_queue.h"
 #include "components/xenstore/server_settings.h"
+#include "components/xenstore/scrubber.h"
 #include "components/xenstore/snapshot_store.h"
 #include "components/xenstore/write_limit.h"
 #include "runtime/adopted_ring.h"
@@ -124,6 +125,7 @@ class Server {
   void answer_query(const contract::Query& query);
   void report_active(const Takeover& takeover, std::uint64_t replayed);
   std::int64_t next_deadline() const;
+  [[noreturn]] void end_damaged(const std::string& what);
 
   Instance& instance_;
   const ServerSettings settings_;
@@ -139,6 +141,7 @@ class Server {
   SnapshotStore snapshots_;
   std::optional<SnapshotWriting> snapshot_;
   std::int64_t next_snapshot_ns_ = 0;
+  Scrubber scrubber_;
 
   std::vector<Flight> flights_;
   RunQueue queue_;

@@ -108,12 +108,56 @@ Ref<PermissionSet>* State::special_permissions(std::string_view name) {
   return nullptr;
 }
 
+namespace {
+
+constexpr std::array kQuotas = {&Limits::nodes,       &Limits::watches,           &Limits::transactions,
+                                &Limits::outstanding, &Limits::transaction_nodes, &Limits::memory,
+                                &Limits::memory_soft, &Limits::node_size,         &Limits::path_max,
+                                &Limits::permissions};
+
+}  // namespace
+
 std::uint64_t State::digest() const {
   Hasher hasher;
   hasher.add(tree.digest());
   hasher.add(std::as_bytes(introduce_permissions->view()));
   hasher.add(std::as_bytes(release_permissions->view()));
   return hasher.finish();
+}
+
+// Everything that snapshots keep and that can be had without walking trees and watches.
+std::uint64_t State::fingerprint() const {
+  Hasher hasher;
+  hasher.add(digest());
+  for (std::uint64_t count :
+       {tree.node_count(), tree.version(), generation, watch_sequence, std::uint64_t{watches.size()}}) {
+    hasher.add(count);
+  }
+  for (std::uint32_t Limits::* quota : kQuotas) hasher.add(limits.*quota);
+  domains.for_each([&](const Domain& domain) {
+    hasher.add(domain.domid | std::uint64_t{domain.connections} << 32);
+    hasher.add((domain.introduced ? 1U : 0U) | (domain.shut_down ? 2U : 0U) | (domain.ended ? 4U : 0U) |
+               std::uint64_t{domain.target.value_or(0)} << 3 | std::uint64_t{domain.port} << 32);
+    hasher.add(domain.mfn);
+    hasher.add(domain.generation);
+    for (std::int64_t used : {domain.nodes, domain.watches, domain.transactions, domain.memory}) {
+      hasher.add(static_cast<std::uint64_t>(used));
+    }
+  });
+  for (const auto& session : sessions) {
+    if (!session) continue;
+    hasher.add(session->id | std::uint64_t{session->domid} << 32);
+    hasher.add(session->next_transaction_id | std::uint64_t{session->transactions.size()} << 32);
+    hasher.add(session->watches.size());
+  }
+  return hasher.finish();
+}
+
+bool State::sound(std::string_view path, const Node& node) {
+  if (node_hash(path, node) == node.hash) return true;
+  damaged = true;
+  if (on_damage) on_damage("damaged value or permissions of " + std::string(path));
+  return false;
 }
 
 Accounts& Call::accounts() const {

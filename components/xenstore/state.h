@@ -61,6 +61,9 @@ struct State {
   // Permissions of a special event; null if there is no such event.
   Ref<PermissionSet>* special_permissions(std::string_view name);
   std::uint64_t digest() const;
+  std::uint64_t fingerprint() const;
+  // The node is what was written to `path`; if not, whoever wants to know is told.
+  bool sound(std::string_view path, const Node& node);
 
   Limits limits;
   std::uint64_t generation = 0;  // last number given out; counts every change of any node
@@ -71,6 +74,9 @@ struct State {
   std::vector<std::unique_ptr<Session>> sessions;  // by connection id
   Ref<PermissionSet> introduce_permissions;
   Ref<PermissionSet> release_permissions;
+  // Not state: what became of a request that met a damaged node.
+  bool damaged = false;
+  Engine::DamageHandler on_damage;
   // Scratch space, no state: of the event code, and where a relative path is completed.
   std::vector<Watch*> matched;
   std::array<char, kMaxPayload + 64> resolved_path;

@@ -1,9 +1,20 @@
 // TRANSACTION_START, TRANSACTION_END.
+#include <algorithm>
+
 #include "components/xenstore/events.h"
 #include "components/xenstore/state.h"
 
 namespace bulkhead::xenstore::core {
 namespace {
+
+// What is copied into the current tree gets new hashes there, which must not hide damage.
+bool sound_changes(State& state, const Transaction& transaction) {
+  if (state.tree.version() == transaction.base.version()) return true;
+  return std::ranges::all_of(transaction.accesses(), [&](const Access* access) {
+    const Node* node = (access->flags & kChanged) != 0 ? transaction.tree.find(access->path) : nullptr;
+    return node == nullptr || state.sound(access->path, *node);
+  });
+}
 
 ErrorCode check_commit(const Call& call, const Transaction& transaction) {
   if (transaction.failed) return ErrorCode::kNoMemory;
@@ -12,7 +23,8 @@ ErrorCode check_commit(const Call& call, const Transaction& transaction) {
       call.session.domain->nodes + made > std::int64_t{call.state.limits.nodes}) {
     return ErrorCode::kNoSpace;
   }
-  return transaction.conflicts_with(call.state.tree) ? ErrorCode::kAgain : ErrorCode::kNone;
+  if (transaction.conflicts_with(call.state.tree)) return ErrorCode::kAgain;
+  return sound_changes(call.state, transaction) ? ErrorCode::kNone : ErrorCode::kIo;
 }
 
 void apply(State& state, const Transaction& transaction) {

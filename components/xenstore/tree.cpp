@@ -106,13 +106,22 @@ Node& Tree::edit(std::string_view path, std::uint64_t generation, Accounts& acco
   Node& node = exclusive(path);
   std::uint32_t owner = node.owner();
   std::int64_t bytes = charged_bytes(node, path.size());
-  const PermissionSet* permissions = node.permissions.get();
-  if (permissions->size > 1) node.permissions = current_permissions(node, accounts);
+  std::uint64_t damage = 0;  // of what the change does not replace: a new hash must not hide it
+  bool rehash = false;
+  if (node.permissions->size > 1) {
+    Ref<PermissionSet> refreshed = current_permissions(node, accounts);
+    rehash = refreshed.get() != node.permissions.get();
+    if (rehash) damage = node.hash ^ node_hash(path, node);
+    node.permissions = std::move(refreshed);
+  }
   node.generation = version_ = generation;
-  bool rehash = change(node) || node.permissions.get() != permissions;
+  if (change(node)) {
+    rehash = true;
+    damage = 0;
+  }
   if (rehash) {
     digest_ -= node.hash;
-    node.hash = node_hash(path, node);
+    node.hash = node_hash(path, node) ^ damage;
     digest_ += node.hash;
   }
   std::int64_t now = charged_bytes(node, path.size());

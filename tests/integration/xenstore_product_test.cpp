@@ -111,6 +111,50 @@ TEST(XenstoreProduct, FaultsOfTheStandbyUnderLoad) {
   load.expect_nothing_wrong();
 }
 
+// A bit flips in the memory of one of the two. It is found, by whoever needs the node or by the scrub, before anybody
+// is told anything wrong; the damaged one is replaced, the other one serves.
+TEST(XenstoreProduct, FlippedBitsUnderLoad) {
+  CoreHost host(kXenstore);
+  host.wait_complete("xenstore");
+  Load load(host);
+  for (int round = 0; round < 6; ++round) {
+    SCOPED_TRACE(round);
+    const bool of_standby = round % 2 == 1;
+    const v1::Component before = host.wait_complete("xenstore");
+    inject(host, "corrupt", "", of_standby ? "standby" : "");
+    if (of_standby) {
+      const v1::Component after = host.wait("xenstore", "another standby", [&](const v1::Component& c) {
+        return c.standby_ready() && c.standby_pid() != before.standby_pid();
+      });
+      EXPECT_EQ(after.active_pid(), before.active_pid());
+    } else {
+      wait_for_takeover(host, before);
+    }
+    const v1::Incident incident = host.wait_incident("xenstore", "closed", [&](const v1::Incident& i) {
+      return i.incarnation() == before.incarnation() && i.outcome() == "recovered" &&
+             i.evidence().starts_with("standby") == of_standby;
+    });
+    EXPECT_EQ(incident.finding(), "integrity") << incident.evidence();
+    EXPECT_TRUE(incident.deliberate());
+    EXPECT_EQ(incident.lost(), 0U);
+  }
+  load.expect_nothing_wrong();
+}
+
+// The same with nobody there who would need the node: the scrub finds it.
+TEST(XenstoreProduct, FlippedBitsOfAnIdleService) {
+  CoreHost host(kXenstore);
+  for (const char* target : {"active", "standby"}) {
+    SCOPED_TRACE(target);
+    const v1::Component before = host.wait_complete("xenstore");
+    inject(host, "corrupt", "", target);
+    host.wait_incident("xenstore", "closed", [&](const v1::Incident& i) {
+      return i.incarnation() == before.incarnation() && i.outcome() == "recovered" &&
+             i.finding() == "integrity";
+    });
+  }
+}
+
 // These the service survives by itself; when their time is up, nothing of them is left.
 TEST(XenstoreProduct, FaultsThatEndByThemselves) {
   CoreHost host(kXenstore);

@@ -127,6 +127,26 @@ TEST(StockLinearizability, HistoriesOfDebiansXenstoredPass) {
   EXPECT_GT(recorder.conflicts(), 0U);
 }
 
+// At each named point of a request's path, from its arrival to its reply.
+TEST_F(XenstoreLinearizability, CrashPointsOfTheOwner) {
+  start();
+  std::vector<std::string> points;
+  std::size_t next = 0;
+  const auto strike = [&](ComponentHost& host, ComponentHost::Instance& active, ComponentHost::Instance&) {
+    for (const std::string& point : active.hello().crash_points()) {
+      const bool ours = point.starts_with("receive-") || point.starts_with("request-") ||
+                        point.starts_with("commit") || point.starts_with("send-") || point == "submitted";
+      if (next == 0 && ours) points.push_back(point);
+    }
+    EXPECT_TRUE(host.inject(active, "crash-at", points[next++ % points.size()]).has_value());
+    return &active;
+  };
+  KillCampaign campaign(*host_, {.kills = 28, .strike = strike, .seed = 15});
+  expect_linearizable(campaign, {.clients = 5, .depth = 3, .seed = 5});
+  EXPECT_GE(points.size(), 13U);
+  EXPECT_GE(next, 2 * points.size());
+}
+
 TEST_F(XenstoreLinearizability, EachNodeAloneInLongRounds) {
   start();
   KillCampaign campaign(*host_, {.kills = kills_from_environment(20), .seed = 14});

@@ -142,7 +142,8 @@ void FaultProxy::request(Pair& pair, Message message) {
 
 void FaultProxy::answer(Pair& pair, Message message) {
   if (pair.hung) return;
-  const bool mine = plan_.fault < Fault::kDivertRequest && plan_.fault != Fault::kNone;
+  const bool nothing_to_garble = plan_.fault == Fault::kGarble && message.payload.empty();
+  const bool mine = plan_.fault < Fault::kDivertRequest && plan_.fault != Fault::kNone && !nothing_to_garble;
   if (mine && message.header.type == static_cast<uint32_t>(plan_.type) && first_payload_.empty()) {
     first_payload_ = message.payload;
   }
@@ -162,7 +163,7 @@ void FaultProxy::spoil(Pair& pair, Message message) {
       pair.held = std::move(bytes);
       return;
     case Fault::kGarble:
-      if (!message.payload.empty()) bytes[sizeof message.header + message.payload.size() / 2] ^= 0x01;
+      bytes[sizeof message.header + message.payload.size() / 2] ^= 0x01;
       return write_all(pair.client.borrow(), bytes);
     case Fault::kBadHeader:
       message.header.len = XENSTORE_PAYLOAD_MAX + 1;

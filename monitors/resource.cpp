@@ -36,17 +36,24 @@ std::uint32_t count_fds(pid_t pid) {
 }  // namespace
 
 std::optional<ResourceSample> read_resources(pid_t pid, std::int64_t now_ns) {
-  const auto statm = read_proc(pid, "statm");  // "size resident ...", in pages
+  const auto statm = read_proc(pid, "statm");  // "size resident shared ...", in pages
   const auto cpu = process_cpu_ns(pid);
   if (!statm || !cpu) return std::nullopt;
   ResourceSample sample;
   sample.now_ns = now_ns;
   sample.cpu_ns = *cpu;
-  std::uint64_t pages = 0;
-  const auto space = statm->find(' ');
-  if (space == std::string::npos) return std::nullopt;
-  std::from_chars(statm->data() + space + 1, statm->data() + statm->size(), pages);
-  sample.rss_bytes = pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const auto field = [&statm](std::size_t before) {
+    std::uint64_t pages = 0;
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < before; ++i) at = statm->find(' ', at) + 1;
+    std::from_chars(statm->data() + at, statm->data() + statm->size(), pages);
+    return pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  };
+  constexpr std::ptrdiff_t kSeparators = 2;
+  if (std::ranges::count(*statm, ' ') < kSeparators) return std::nullopt;
+  sample.rss_bytes = field(1);
+  // Resident pages are private, or of files, or shared; "shared" are the latter two (proc(5)).
+  sample.private_bytes = sample.rss_bytes - std::min(sample.rss_bytes, field(2));
   sample.open_fds = count_fds(pid);
   return sample;
 }

@@ -21,6 +21,8 @@ struct ResourceSample {
   std::uint32_t open_fds = 0;
   std::int64_t cpu_ns = 0;      // since the process began, all threads
   std::uint64_t work_done = 0;  // filled in by the caller: Vitals.work_done (0 for foreign ones)
+  std::uint64_t private_bytes =
+      0;  // of rss_bytes, what is neither shared memory nor files: RssAnon of proc(5)
 };
 
 // From /proc/PID; unset when the process is gone.

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "monitors/latency.h"
@@ -137,6 +139,22 @@ TEST(ResourceSampler, SeesItself) {
   EXPECT_EQ(after->open_fds, before->open_fds + 10);
   EXPECT_GE(after->rss_bytes, before->rss_bytes + ballast.size() / 2);
   EXPECT_FALSE(read_resources(0x7ffffff0, 1).has_value());
+}
+
+TEST(ResourceSampler, TellsPrivateMemoryFromShared) {
+  constexpr std::size_t kSize = 32 * kMiB;
+  const auto before = read_resources(::getpid(), 1);
+  ASSERT_TRUE(before.has_value());
+  EXPECT_LE(before->private_bytes, before->rss_bytes);
+  void* shared = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(shared, MAP_FAILED);
+  std::memset(shared, 1, kSize);
+  const auto mapped = read_resources(::getpid(), 2);
+  EXPECT_GE(mapped->rss_bytes, before->rss_bytes + kSize / 2);
+  EXPECT_LT(mapped->private_bytes, before->private_bytes + kSize / 2);
+  const std::vector<char> ballast(kSize, 'x');
+  EXPECT_GE(read_resources(::getpid(), 3)->private_bytes, before->private_bytes + kSize / 2);
+  ::munmap(shared, kSize);
 }
 
 // ---- latency ----

@@ -27,6 +27,7 @@ void set_resources(v1::Component& out, const Instance& instance) {
   if (!instance.resources || instance.resources->latest() == nullptr) return;
   const monitors::ResourceSample& sample = *instance.resources->latest();
   out.mutable_resources()->set_rss_bytes(sample.rss_bytes);
+  out.mutable_resources()->set_private_bytes(sample.private_bytes);
   out.mutable_resources()->set_open_fds(sample.open_fds);
   out.mutable_resources()->set_cpu_fraction(instance.resources->cpu_fraction());
 }
@@ -51,7 +52,8 @@ Component::Component(const ComponentConfig& config, const Services& services, In
       outage_(services.incidents),
       standby_failures_(services.incidents, config.restart.window_ns),
       said_(kMostSaid, kSaidWindow),
-      programs_(config.name, services.store) {
+      programs_(config.name, services.store),
+      rejuvenation_(config.rejuvenate) {
   surveillance_ = std::make_unique<Surveillance>(
       services.loop, config, services.config.supervisor.runtime_dir, instances_, launcher_,
       Surveillance::Handlers{
@@ -59,6 +61,7 @@ Component::Component(const ComponentConfig& config, const Services& services, In
           [this] {
             if (Instance* instance = active(); instance != nullptr) on_ready(*instance);
           },
+          [this](Instance& instance) { on_sample(instance); },
           [this] {
             complaint_.clear();
             services_.changed(name());
@@ -66,7 +69,8 @@ Component::Component(const ComponentConfig& config, const Services& services, In
 }
 
 Component::~Component() {
-  for (const EventLoop::TimerId timer : {timer_, standby_timer_, health_timer_, probation_timer_})
+  for (const EventLoop::TimerId timer :
+       {timer_, standby_timer_, health_timer_, probation_timer_, rejuvenation_timer_})
     services_.loop.cancel(timer);
   for (auto& [id, instance] : instances_) services_.loop.unwatch(instance->process.fd());
 }
@@ -103,6 +107,7 @@ void Component::enter(State next, const std::string& cause) {
   } else {
     surveillance_->not_serving();
     services_.loop.cancel(std::exchange(health_timer_, 0));
+    services_.loop.cancel(std::exchange(rejuvenation_timer_, 0));
   }
   services_.events.transition(name(), incarnation_, public_state(from), public_state(next), cause);
   if (next == State::kStopping || next == State::kStopped) standby_failures_.given_up("stopped");
@@ -117,6 +122,7 @@ void Component::serving_began() {
   backoff_.served(services_.loop.now());
   surveillance_->serving();
   services_.loop.cancel(health_timer_);
+  arm_rejuvenation();
   health_timer_ = services_.loop.after(config_.restart.reset_after_ns, [this] {
     health_timer_ = 0;
     feed(Event::kHealthSustained, "healthy");
@@ -322,6 +328,7 @@ v1::Component Component::describe() const {
     }
   }
   out.set_standby_ready(now.standby_ready);
+  if (rejuvenation_timer_ != 0) out.set_rejuvenation_due_unix_ms(unix_ms(rejuvenation_due_ns_));
   out.set_cause(complaint_.empty() ? cause_ : complaint_);
   out.set_since_unix_ms(since_unix_ms_);
   out.set_restarts(restarts_);
@@ -379,6 +386,7 @@ manifest::v1::Component Component::record() const {
   out.set_ring_params(ring_.params);
   out.set_ring_generation(ring_generation_);
   programs_.record(out);
+  out.set_growth_factor(rejuvenation_.factor());
   if (outage_.is_open()) *out.mutable_outage() = outage_.record();
   if (standby_failures_.is_open()) *out.mutable_standby_outage() = standby_failures_.record();
   return out;

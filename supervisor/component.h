@@ -19,6 +19,7 @@
 #include "supervisor/lifecycle.h"
 #include "supervisor/outage.h"
 #include "supervisor/programs.h"
+#include "supervisor/rejuvenation.h"
 #include "supervisor/ring.h"
 #include "supervisor/services.h"
 #include "supervisor/standby_failures.h"
@@ -108,6 +109,8 @@ class Component {
   Facts facts() const;
   // Its first start has succeeded or failed, or it waits for somebody.
   bool settled() const;
+  // It is being started, recovered, restarted or upgraded.
+  bool busy() const;
   const Custody& custody() const { return custody_; }
   std::vector<v1::CustodyItem> custody_list() const;
   std::int64_t last_blackout_us() const { return outage_.last_blackout_us(); }
@@ -162,6 +165,16 @@ class Component {
   void settle_upgrades();
   std::optional<Status> upgrade_verdict(std::uint64_t program) const;
   void resume_upgrade();
+
+  // Rejuvenation (component_rejuvenation.cpp).
+  struct Growth {
+    std::uint64_t baseline, size;
+  };
+  void arm_rejuvenation();
+  void on_age();
+  void on_sample(Instance& instance);
+  bool may_rejuvenate() const;
+  void rejuvenate(const std::string& why);
 
   // Actions (component_actions.cpp).
   void perform(Action action);
@@ -283,6 +296,11 @@ class Component {
   EventLoop::TimerId probation_timer_ = 0;
   std::vector<UpgradeWaiter> upgrade_waiters_;
   std::string upgrade_failure_;  // of the last upgrade that failed
+
+  Rejuvenation rejuvenation_;
+  EventLoop::TimerId rejuvenation_timer_ = 0;
+  std::int64_t rejuvenation_due_ns_ = 0;
+  std::optional<Growth> grown_;  // of the process that is being replaced, or was, because it had grown
 
   std::vector<Waiter> waiters_;
   std::uint64_t last_query_ = 0;

@@ -52,6 +52,12 @@ struct MonitorConfig {
   double max_cpu = 0;         // CPUs used without work done; 0: off
 };
 
+// Planned replacement of healthy processes (rejuvenation.h).
+struct RejuvenateConfig {
+  std::int64_t every_ns = 0;  // 0: off
+  std::uint64_t growth = 0;   // bytes; 0: off
+};
+
 enum class RestartPolicy : unsigned char { kAlways, kOnFailure, kNever };
 
 struct RestartConfig {
@@ -111,6 +117,7 @@ struct ComponentConfig {
   std::map<std::string, std::string> settings;
   MonitorConfig monitor;
   RestartConfig restart;
+  RejuvenateConfig rejuvenate;
   std::int64_t upgrade_probation_ns = 0;  // a new program that fails within it is given up; 0: none
   LimitsConfig limits;
   CheckConfig readiness, liveness;

@@ -8,6 +8,7 @@
 
 #include "monitors/probe.h"
 #include "monitors/request_probe.h"
+#include "runtime/clock.h"
 
 namespace bulkhead::supervisor {
 
@@ -100,8 +101,8 @@ class Checker {
     if (component.program.empty()) return wrong(at + ".program", "is empty; a program is needed");
     if (!component.socket.empty())
       if (auto done = socket_path(component.socket, at + ".socket"); !done) return done;
-    for (const auto& check :
-         {&Checker::native_only, &Checker::monitors, &Checker::restart, &Checker::environment})
+    for (const auto& check : {&Checker::native_only, &Checker::monitors, &Checker::restart,
+                              &Checker::rejuvenate, &Checker::environment})
       if (auto done = (this->*check)(component, at); !done) return done;
     component.readiness.failures = 1;
     if (auto done = asked(component, component.readiness, at + ".readiness"); !done) return done;
@@ -144,6 +145,25 @@ class Checker {
     return wrong(at + ".restart.backoff_initial",
                  "is " + format_duration(restart.backoff_initial_ns) + "; at most backoff_max (" +
                      format_duration(restart.backoff_max_ns) + ") is needed");
+  }
+
+  Status rejuvenate(const ComponentConfig& component, const std::string& at) const {
+    constexpr std::int64_t kLeastAge = kSecond;
+    constexpr std::uint64_t kLeastGrowth = std::uint64_t{1} << 20;
+    const RejuvenateConfig& rejuvenate = component.rejuvenate;
+    if (rejuvenate.every_ns > 0 && rejuvenate.every_ns < kLeastAge) {
+      return wrong(at + ".rejuvenate.every", "is " + format_duration(rejuvenate.every_ns) +
+                                                 "; at least 1s, or 0s for never, is needed");
+    }
+    if (rejuvenate.growth > 0 && rejuvenate.growth < kLeastGrowth) {
+      return wrong(at + ".rejuvenate.growth", "is " + std::to_string(rejuvenate.growth) +
+                                                  " bytes; at least 1MiB, or 0 for never, is needed");
+    }
+    if (component.standby) return {};
+    const std::string why = "hands over to a standby; " + at + ".standby = true is needed";
+    if (rejuvenate.every_ns > 0) return wrong(at + ".rejuvenate.every", why);
+    if (rejuvenate.growth > 0) return wrong(at + ".rejuvenate.growth", why);
+    return {};
   }
 
   Status environment(const ComponentConfig& component, const std::string& at) const {

@@ -183,6 +183,12 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
          [](ComponentConfig& c, std::string_view word) { return set_signal(c.restart.stop_signal, word); },
          "SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 or SIGKILL"},
      "How a foreign component is asked to stop."},
+    {"rejuvenate.every", K::Duration{AT(rejuvenate.every_ns), 0, 3650 * kDay},
+     "Both processes are replaced, planned, when the active one is this old; 0s: never. Needs a standby."},
+    {"rejuvenate.growth", K::Size{AT(rejuvenate.growth), 0, 64 * kTera},
+     "The same when the active one's private memory has grown by this since it became active; 0: never. "
+     "Needs "
+     "a standby."},
     {"upgrade.probation", K::Duration{AT(upgrade_probation_ns), 0, 365 * kDay},
      "A new program that fails within this is given up for the former one; 0s: none. Native only."},
     {"limits.nofile", K::Limit{AT(limits.nofile), 16, 1 << 30}, "Open descriptors (RLIMIT_NOFILE)."},

@@ -62,7 +62,7 @@ TEST(Config, TheBuiltInTextIsAConfiguration) {
   EXPECT_EQ(xenstore.restart.stop_signal, SIGTERM);
   EXPECT_EQ(xenstore.limits.core, 0U);
   EXPECT_FALSE(xenstore.limits.as.has_value());
-  EXPECT_THAT(xenstore.settings, ElementsAre(Pair("max_connections", "1024")));
+  EXPECT_THAT(xenstore.settings, ElementsAre(Pair("max_connections", "16384")));
 }
 
 TEST(Config, TheEdgesHealthIsAskedForOnItsOwnSocket) {
@@ -267,6 +267,17 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"[components.xenstore]\n\nstandbye = true",
                 "test.toml:3: components.xenstore.standbye: unknown key; did you mean "
                 "components.xenstore.standby?"},
+        Mistake{
+            "[components.xenstore.rejuvenate]\nevery = '10ms'",
+            "test.toml:2: components.xenstore.rejuvenate.every: is 10ms; at least 1s, or 0s for never, is "
+            "needed"},
+        Mistake{
+            "[components.xenstore.rejuvenate]\ngrowth = 5",
+            "test.toml:2: components.xenstore.rejuvenate.growth: is 5 bytes; at least 1MiB, or 0 for never, "
+            "is needed"},
+        Mistake{"[components.a]\nprogram = 'x'\nrejuvenate = { every = '1h' }",
+                "test.toml:3: components.a.rejuvenate.every: hands over to a standby; components.a.standby = "
+                "true is needed"},
         Mistake{"[components.xenstore]\nprogress_deadline = '5ms'",
                 "test.toml:2: components.xenstore.progress_deadline: unknown key; did you mean "
                 "components.xenstore.monitor.progress_deadline?"},

@@ -133,6 +133,11 @@ Services Core::services() {
           [this](const std::string& component) {
             const Component* found = registry_.find(component);
             return found != nullptr && found->facts().ready;
+          },
+          [this](const std::string& component) {
+            return std::ranges::none_of(registry_.all(), [&](const auto& other) {
+              return other->name() != component && other->busy();
+            });
           }};
 }
 

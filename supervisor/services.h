@@ -33,6 +33,8 @@ struct Services {
   // Never reused while custody lasts, over all components.
   std::function<std::uint64_t()> new_instance;
   std::function<bool(const std::string& component)> is_ready;
+  // No other component is being started, recovered, restarted or upgraded.
+  std::function<bool(const std::string& component)> others_are_calm;
 };
 
 }  // namespace bulkhead::supervisor

@@ -278,7 +278,9 @@ void Surveillance::sample_resources() {
     auto sample = monitors::read_resources(instance.process.pid(), loop_.now());
     if (!sample) continue;
     if (instance.link) sample->work_done = instance.link->vitals().work_done.load();
-    for (const auto& finding : instance.resources->add(*sample)) handlers_.found(at, finding);
+    const auto findings = instance.resources->add(*sample);
+    handlers_.sampled(instance);
+    for (const auto& finding : findings) handlers_.found(at, finding);
   }
 }
 

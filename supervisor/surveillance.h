@@ -26,6 +26,8 @@ class Surveillance {
     std::function<void(std::uint64_t instance, const monitors::Finding& finding)> found;
     // A foreign component's readiness check has passed.
     std::function<void()> ready;
+    // The resources of a process have been looked at.
+    std::function<void(Instance& instance)> sampled;
     // A probe passed after failures: the complaint is over.
     std::function<void()> recovered;
   };

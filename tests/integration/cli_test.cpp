@@ -121,26 +121,27 @@ TEST_F(CliTest, ActionsCarryTheComponentAndShowTheResult) {
 }
 
 TEST_F(CliTest, UpgradeSaysWhichProgramAndShowsWhatRuns) {
-  core().on("Upgrade", [&](const EdgeRequest& request) {
+  v1::UpgradeRequest request;  // the newest
+  core().on("Upgrade", [&](const EdgeRequest& call) {
+    EXPECT_TRUE(request.ParseFromString(call.body()));
     v1::UpgradeResponse response;
     *response.mutable_component() = xenstore();
     response.mutable_component()->mutable_active_program()->set_path("/new");
     response.mutable_component()->mutable_active_program()->set_version("7");
     response.set_blackout_us(310);
-    core().answer(request.id(), response);
+    core().answer(call.id(), response);
   });
   const Ran ran = cli({"upgrade", "xenstore"});
   EXPECT_EQ(ran.code, 0) << ran.errors;
   EXPECT_NE(ran.output.find("running /new  version 7"), std::string::npos) << ran.output;
   EXPECT_NE(ran.output.find("not serving for 0.31 ms"), std::string::npos) << ran.output;
-  auto request = asked<v1::UpgradeRequest>("Upgrade");
   EXPECT_EQ(request.component(), "xenstore");
   EXPECT_EQ(request.program(), "");
   EXPECT_FALSE(request.rollback());
   ASSERT_EQ(cli({"upgrade", "xenstore", "--program", "thing"}).code, 0);
-  EXPECT_EQ(asked<v1::UpgradeRequest>("Upgrade").program(), std::filesystem::current_path() / "thing");
+  EXPECT_EQ(request.program(), std::filesystem::current_path() / "thing");
   ASSERT_EQ(cli({"upgrade", "--rollback", "xenstore"}).code, 0);
-  EXPECT_TRUE(asked<v1::UpgradeRequest>("Upgrade").rollback());
+  EXPECT_TRUE(request.rollback());
 }
 
 TEST_F(CliTest, InjectAndClearSayWhatIsMeant) {

@@ -69,12 +69,25 @@ Status check_session(const State& state, const Session& session, Usage& used) {
   return {};
 }
 
+// A domain without limits of its own has the global ones.
+bool limits_agree(const Limits& global, const Domain& domain) {
+  for (std::size_t i = 0; i < all_quotas().size(); ++i) {
+    const auto limit = all_quotas()[i].limit;
+    bool own = (domain.own_limits >> i & 1U) != 0;
+    if (!own && domain.limits.*limit != global.*limit) return false;
+  }
+  return true;
+}
+
 Status check_domain(const Domain& domain, const Usage& used) {
   std::string name = "domain " + std::to_string(domain.domid);
   if (domain.nodes != used.nodes) return damaged(name + ": wrong count of nodes");
   if (domain.watches != used.watches) return damaged(name + ": wrong count of watches");
   if (domain.transactions != used.transactions) return damaged(name + ": wrong count of transactions");
   if (domain.memory != used.memory) return damaged(name + ": wrong sum of memory");
+  if (domain.soft_due() || domain.soft_over() || domain.hard_over()) {
+    return damaged(name + ": a warning is due or stale");
+  }
   if (domain.connections != used.connections) return damaged(name + ": wrong count of connections");
   return {};
 }
@@ -94,6 +107,9 @@ Status check_state(const State& state) {
   Status result;
   state.domains.for_each([&](const Domain& domain) {
     if (result) result = check_domain(domain, usage[domain.domid]);
+    if (result && !limits_agree(state.limits, domain)) {
+      result = damaged("domain " + std::to_string(domain.domid) + ": limits that are not the global ones");
+    }
     usage.erase(domain.domid);
   });
   if (result && !usage.empty()) return damaged("nodes owned by an unknown domain");

@@ -9,26 +9,6 @@ namespace {
 
 using Arguments = std::vector<std::string_view>;
 
-struct Quota {
-  std::string_view name;
-  std::uint32_t Limits::* limit;
-  const char* meaning;
-};
-constexpr std::array kHardQuotas = {
-    Quota{"nodes", &Limits::nodes, "nodes owned by a domain"},
-    Quota{"watches", &Limits::watches, "watches of a domain"},
-    Quota{"transactions", &Limits::transactions, "open transactions of a connection"},
-    Quota{"outstanding", &Limits::outstanding, "unanswered requests of a domain"},
-    Quota{"transaction-nodes", &Limits::transaction_nodes, "nodes accessed by a transaction"},
-    Quota{"memory", &Limits::memory, "bytes held for a domain: refuse above"},
-    Quota{"node-size", &Limits::node_size, "bytes of a node"},
-    Quota{"path-max", &Limits::path_max, "bytes of a path"},
-    Quota{"permissions", &Limits::permissions, "permission entries of a node"},
-};
-constexpr std::array kSoftQuotas = {
-    Quota{"memory", &Limits::memory_soft, "bytes held for a domain: warn above"},
-};
-
 void reply_text(const Call& call, const std::string& text) {
   call.reply(std::string_view(text.c_str(), text.size() + 1));
 }
@@ -45,28 +25,31 @@ void append_used(std::string& out, std::string_view name, std::int64_t used) {
   out += '\n';
 }
 
-ErrorCode show_quotas(const Call& call, std::span<const Quota> quotas) {
+// Those of one level; the command says which, so the names do not.
+ErrorCode show_quotas(const Call& call, bool soft) {
   std::string text = "Quota settings:\n";
-  for (const Quota& quota : quotas) {
-    append_row(text, quota.name, 17, call.state.limits.*quota.limit);
+  for (const Quota& quota : all_quotas()) {
+    if (quota.name.starts_with(kSoftPrefix) != soft) continue;
+    append_row(text, quota.name.substr(soft ? kSoftPrefix.size() : 0), 17, call.state.limits.*quota.limit);
     text.append(" ").append(quota.meaning).append("\n");
   }
   reply_text(call, text);
   return ErrorCode::kNone;
 }
 
-ErrorCode set_quota(Call& call, std::span<const Quota> quotas, std::span<const std::string_view> arguments) {
+ErrorCode set_quota(Call& call, bool soft, std::span<const std::string_view> arguments) {
   if (arguments.size() != 2) return ErrorCode::kInvalid;
   std::int64_t value = leading_number(arguments[1]);
   if (value < 1 || value > INT32_MAX) return ErrorCode::kInvalid;
-  for (const Quota& quota : quotas) {
-    if (quota.name != arguments[0]) continue;
-    call.state.limits.*quota.limit = static_cast<std::uint32_t>(value);
-    call.mutated = true;
-    call.acknowledge();
-    return ErrorCode::kNone;
-  }
-  return ErrorCode::kInvalid;
+  if (!soft && arguments[0].starts_with(kSoftPrefix)) return ErrorCode::kInvalid;
+  auto quota = find_quota(std::string(soft ? kSoftPrefix : "").append(arguments[0]));
+  if (!quota) return ErrorCode::kInvalid;
+  ErrorCode error = call.state.set_limit(
+      {LimitChange::kEveryDomain, static_cast<std::uint32_t>(*quota), static_cast<std::uint32_t>(value)});
+  if (error != ErrorCode::kNone) return error;
+  call.mutated = true;
+  call.acknowledge();
+  return ErrorCode::kNone;
 }
 
 ErrorCode show_domain(const Call& call, std::string_view argument) {
@@ -81,19 +64,20 @@ ErrorCode show_domain(const Call& call, std::string_view argument) {
   append_used(text, "transactions", domain->transactions);
   append_used(text, "outstanding", call.out.outstanding_requests(domain->domid));
   append_used(text, "memory", domain->memory);
+  append_used(text, "undelivered", static_cast<std::int64_t>(call.out.undelivered_bytes(domain->domid)));
   reply_text(call, text);
   return ErrorCode::kNone;
 }
 
 ErrorCode control_quota(Call& call, const Arguments& arguments) {
-  if (arguments.empty()) return show_quotas(call, kHardQuotas);
-  if (arguments[0] == "set") return set_quota(call, kHardQuotas, std::span(arguments).subspan(1));
+  if (arguments.empty()) return show_quotas(call, false);
+  if (arguments[0] == "set") return set_quota(call, false, std::span(arguments).subspan(1));
   return arguments.size() == 1 ? show_domain(call, arguments[0]) : ErrorCode::kInvalid;
 }
 
 ErrorCode control_soft_quota(Call& call, const Arguments& arguments) {
-  if (arguments.empty()) return show_quotas(call, kSoftQuotas);
-  if (arguments[0] == "set") return set_quota(call, kSoftQuotas, std::span(arguments).subspan(1));
+  if (arguments.empty()) return show_quotas(call, true);
+  if (arguments[0] == "set") return set_quota(call, true, std::span(arguments).subspan(1));
   return ErrorCode::kInvalid;
 }
 

@@ -76,7 +76,7 @@ void forget_in_special_permissions(Ref<PermissionSet>& permissions, std::uint32_
 }
 
 // Nothing granted to the domain may mean a later one with its id: permissions on nodes age out by the
-// generation, the rest is taken away.
+// generation, the rest is taken away, limits of its own too.
 void end_domain(State& state, Domain& domain) {
   forget_in_special_permissions(state.introduce_permissions, domain.domid);
   forget_in_special_permissions(state.release_permissions, domain.domid);
@@ -89,6 +89,8 @@ void end_domain(State& state, Domain& domain) {
   domain.port = 0;
   domain.generation = ++state.generation;
   domain.ended = true;
+  state.domains.reset(domain);
+  state.domains.unsettle(domain);
   state.domains.forget_if_ended(domain);
 }
 

@@ -32,6 +32,10 @@ const std::array<HandlerEntry, kTypeCount> kHandlers = [] {
   table[kSetTarget] = {handle_set_target, true, false};
   table[kResetWatches] = {handle_reset_watches, false, false};
   table[kDirectoryPart] = {handle_directory_part, false, false};
+  table[kGetFeature] = {handle_get_feature, false, true};
+  table[kSetFeature] = {handle_set_feature, true, true};
+  table[kGetQuota] = {handle_get_quota, true, true};
+  table[kSetQuota] = {handle_set_quota, true, true};
   return table;
 }();
 
@@ -72,8 +76,8 @@ void Engine::connect(ConnectionId id, std::uint32_t domid) {
 }
 
 void Engine::disconnect(ConnectionId id, Output& out) {
-  static_cast<void>(out);  // nothing is told today: a connection that ends fires no watch
   if (core::Session* session = state_->session(id)) state_->close_session(*session);
+  state_->domains.settle(out);  // a connection that ends fires no watch
 }
 
 Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
@@ -90,6 +94,7 @@ Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
                   .out = out};
   ErrorCode error = core::dispatch(call, request.header.transaction_id);
   if (error != ErrorCode::kNone) core::refuse(error, out);
+  if (state_->domains.settle(out)) call.mutated = true;
   return {.mutated = call.mutated, .damaged = state_->damaged};
 }
 
@@ -105,9 +110,6 @@ std::uint64_t Engine::digest() const {
 }
 std::uint64_t Engine::node_count() const {
   return state_->tree.node_count();
-}
-const Limits& Engine::limits() const {
-  return state_->limits;
 }
 std::uint32_t Engine::transactions_of(std::uint32_t domid) const {
   const core::Domain* domain = state_->domains.find(domid);
@@ -127,21 +129,6 @@ Result<bool> Engine::scrub(core::TreeScrub& progress, std::size_t nodes) const {
 }
 void Engine::flip_bit() {
   state_->tree.flip_bit();
-}
-
-std::vector<QuotaRow> Engine::quotas() const {
-  std::vector<QuotaRow> rows;
-  const Limits& limits = state_->limits;
-  auto unsigned_of = [](std::int64_t used) { return static_cast<std::uint64_t>(used); };
-  state_->domains.for_each([&](const core::Domain& domain) {
-    auto limit = [&](std::uint32_t value) { return domain.domid == 0 ? 0 : value; };
-    rows.push_back({domain.domid, "nodes", limit(limits.nodes), unsigned_of(domain.nodes)});
-    rows.push_back({domain.domid, "watches", limit(limits.watches), unsigned_of(domain.watches)});
-    rows.push_back(
-        {domain.domid, "transactions", limit(limits.transactions), unsigned_of(domain.transactions)});
-    rows.push_back({domain.domid, "memory", limit(limits.memory), unsigned_of(domain.memory)});
-  });
-  return rows;
 }
 
 }  // namespace bulkhead::xenstore

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "components/xenstore/limits.h"
 #include "runtime/result.h"
 
 namespace bulkhead::xenstore {
@@ -36,35 +37,39 @@ struct Request {
   std::span<const std::byte> payload;  // payload.size() == header.length <= kMaxPayload
 };
 
-// Quotas, with the C xenstored's names and defaults. They bind unprivileged domains only; 0 is not a valid
-// limit.
-struct Limits {
-  std::uint32_t nodes = 1000;       // nodes owned by a domain
-  std::uint32_t watches = 128;      // watches of a domain
-  std::uint32_t transactions = 10;  // open transactions of a connection
-  std::uint32_t outstanding = 20;   // unanswered requests of a domain; enforced by the server, kept here
-  std::uint32_t transaction_nodes = 1024;  // nodes one transaction touches
-  std::uint32_t memory = 2'621'440;        // bytes held for a domain (error level)
-  std::uint32_t memory_soft = 2'097'152;   // bytes held for a domain (warning level)
-  std::uint32_t node_size = 2048;          // bytes of one node
-  std::uint32_t path_max = 2048;           // bytes of a path, not counting /local/domain/<domid>/
-  std::uint32_t permissions = 5;           // permission entries of one node
-  friend bool operator==(const Limits&, const Limits&) = default;
-};
-
 // One line of the quota table: what a domain uses of one limit.
 struct QuotaRow {
   std::uint32_t domid;
-  std::string_view name;  // a static string: nodes, watches, transactions, memory
+  std::string_view name;  // a static string: nodes, watches, transactions, outstanding, undelivered, memory
   std::uint64_t limit;    // 0: none (dom0)
   std::uint64_t used;
 };
 
+// A domain has come up to a limit. Told once; again only after its use had fallen by an eighth of the limit.
+struct QuotaWarning {
+  std::uint32_t domid;
+  std::string_view name;  // a static string: memory
+  std::uint64_t limit;
+  std::uint64_t used;
+  bool hard;  // a request was refused; else the warning level was reached
+};
+
+// What domains use of the limits that the server enforces.
+class ServerUsage {
+ public:
+  virtual ~ServerUsage() = default;
+  // Requests of this domain that are not answered yet.
+  virtual std::uint32_t outstanding_requests(std::uint32_t domid) const {
+    return static_cast<void>(domid), 0;
+  }
+  // Bytes of replies and events that the domain's slowest connection has not read.
+  virtual std::uint64_t undelivered_bytes(std::uint32_t domid) const { return static_cast<void>(domid), 0; }
+};
+
 // Where an execution's effects go. Implemented by the server; called only during execute() and disconnect().
 // The spans are valid only during the call, and the callee must not call back into the engine.
-class Output {
+class Output : public ServerUsage {
  public:
-  virtual ~Output() = default;
   // Exactly once per execute(). `type` is the request's, or XS_ERROR.
   virtual void reply(std::uint32_t type, std::span<const std::byte> payload) = 0;
   // Payload of an XS_WATCH_EVENT for a connection, which may be the requesting one.
@@ -75,11 +80,15 @@ class Output {
   virtual void domain_released(std::uint32_t domid) { static_cast<void>(domid); }
   // CONTROL log|on, log|off and print|<text>: "log on", "log off", "print <text>".
   virtual void log_control(std::string_view command) { static_cast<void>(command); }
-  // For CONTROL quota|<domid>: requests of this domain that are not answered yet, which only the server
-  // knows.
-  virtual std::uint32_t outstanding_requests(std::uint32_t domid) const {
-    return static_cast<void>(domid), 0;
-  }
+  virtual void quota_warning(const QuotaWarning& warning) { static_cast<void>(warning); }
+};
+
+// A change of one limit, named by its place in all_quotas().
+struct LimitChange {
+  static constexpr std::uint32_t kEveryDomain = 0xFFFFFFFF;
+  std::uint32_t domid;  // kEveryDomain: the global value
+  std::uint32_t quota;
+  std::uint32_t value;
 };
 
 struct Outcome {
@@ -108,14 +117,21 @@ class Engine {
   // until RESUME.
   void domain_shut_down(std::uint32_t domid, Output& out);
 
+  // Logged input, from outside the protocol: changes limits, all or (kNotFound, kInvalid) none. A global
+  // value holds for every domain that was given none of its own.
+  Status set_limits(std::span<const LimitChange> changes, Output& out);
+
   // Never fails: errors are XS_ERROR replies. An unknown `id` is answered with EINVAL.
   Outcome execute(ConnectionId id, const Request& request, Output& out);
 
   std::uint64_t digest() const;      // over all nodes (paths, values, permissions); O(1)
   std::uint64_t node_count() const;  // O(1)
-  const Limits& limits() const;
+  const Limits& limits() const;      // the global ones
+  // Those that hold for a domain; the global ones if it is unknown. Valid until the next input.
+  const Limits& limits_of(std::uint32_t domid) const;
   std::uint32_t transactions_of(std::uint32_t domid) const;  // open ones, of all its connections; O(1)
-  std::vector<QuotaRow> quotas() const;  // sorted by domid, then in upstream's order of names
+  // Sorted by domid, then in upstream's order of names.
+  std::vector<QuotaRow> quotas(const ServerUsage& usage = {}) const;
 
   // A hash over everything two engines that executed the same inputs must agree on and that is kept in step
   // with every change: the digest, the counters, domains, connections. O(domains + connections). It does not

@@ -87,7 +87,19 @@ struct Model::View {
   bool privileged() const { return caller.domid == 0; }
 };
 
-Model::Model(const Limits& limits) : limits_(limits) {
+Model::Model(const Limits& limits) {
+  limits_ = {{"nodes", limits.nodes},
+             {"watches", limits.watches},
+             {"outstanding", limits.outstanding},
+             {"memory", limits.memory},
+             {"soft-memory", limits.memory_soft},
+             {"transactions", limits.transactions},
+             {"transaction-nodes", limits.transaction_nodes},
+             {"permissions", limits.permissions},
+             {"path-max", limits.path_max},
+             {"path-depth", limits.path_depth},
+             {"node-size", limits.node_size},
+             {"undelivered", limits.undelivered}};
   const ModelPermissions nobody{{0, 'n', false}};
   domains_[0].introduced = true;
   tree_["/"] = {"", nobody, 1, 0};
@@ -107,7 +119,7 @@ void Model::connect(ConnectionId id, std::uint32_t domid) {
   connections_[id].domid = domid;
 }
 
-void Model::disconnect(ConnectionId id) {
+void Model::disconnect(ConnectionId id, Output& out) {
   if (!connections_.contains(id)) return;
   std::uint32_t domid = connections_[id].domid;
   std::erase_if(watches_, [&](const ModelWatch& watch) { return watch.connection == id; });
@@ -115,6 +127,7 @@ void Model::disconnect(ConnectionId id) {
   bool last = std::none_of(connections_.begin(), connections_.end(),
                            [&](auto& c) { return c.second.domid == domid; });
   if (last && domains_[domid].ended && nodes_of(domid) == 0) domains_.erase(domid);
+  settle(out);
 }
 
 void Model::execute(ConnectionId id, std::uint32_t type, std::string_view payload, std::uint32_t transaction,
@@ -123,15 +136,17 @@ void Model::execute(ConnectionId id, std::uint32_t type, std::string_view payloa
   View view{id, caller, nullptr, tree_, payload, type, out};
   Code error = dispatch(view, type, transaction);
   if (error != Code::kNone) out.reply(kError, as_bytes(error_name(error)));
+  settle(out);
 }
 
 Model::Code Model::dispatch(View& view, std::uint32_t type, std::uint32_t transaction) {
   bool known = type < kTypeCount && type != kWatchEvent && type != kError && type != 20 && type != kControl;
   if (!known) return Code::kNotSupported;
   bool special = type == kIntroduce || type == kRelease || type == kIsDomainIntroduced || type == kResume ||
-                 type == kSetTarget;
+                 type == kSetTarget || type == kGetQuota || type == kSetQuota || type == kSetFeature;
   if (special && !view.privileged()) return Code::kAccess;
-  if (transaction != 0 && type != kWatch && type != kUnwatch) {
+  bool outside = type == kWatch || type == kUnwatch || type >= kGetFeature;
+  if (transaction != 0 && !outside) {
     auto found = view.caller.transactions.find(transaction);
     if (found == view.caller.transactions.end()) return Code::kNoEntry;
     View inside{view.id, view.caller, &found->second, found->second.own, view.payload, type, view.out};
@@ -174,6 +189,14 @@ Model::Code Model::dispatch(View& view, std::uint32_t type, std::uint32_t transa
       return release(view);
     case kSetTarget:
       return set_target(view);
+    case kGetQuota:
+      return get_quota(view);
+    case kSetQuota:
+      return set_quota(view);
+    case kGetFeature:
+      return get_feature(view);
+    case kSetFeature:
+      return set_feature(view);
     default:
       return Code::kNotSupported;
   }
@@ -224,19 +247,36 @@ std::int64_t Model::transaction_memory(const ModelTransaction& transaction) cons
 }
 
 std::int64_t Model::memory_of(std::uint32_t domid) const {
-  std::int64_t bytes = 0;
+  return memory()[domid];
+}
+
+// Of every domain, in one walk, since it is asked for after each request.
+std::map<std::uint32_t, std::int64_t> Model::memory() const {
+  std::map<std::uint32_t, std::int64_t> bytes;
+  struct Above {
+    const std::string* path;
+    std::uint32_t owner;
+  };
+  std::vector<Above> way;
   for (const auto& [path, node] : tree_) {
-    if (node.permissions[0].domid != domid) continue;
-    bytes += record_size(tree_, path) + static_cast<std::int64_t>(path.size());
+    while (!way.empty() && !(*way.back().path == "/" ||
+                             (path.starts_with(*way.back().path) && path[way.back().path->size()] == '/'))) {
+      way.pop_back();
+    }
+    // Its name is in its parent's list of children.
+    if (!way.empty()) bytes[way.back().owner] += static_cast<std::int64_t>(last_component(path).size()) + 1;
+    std::uint32_t owner = node.permissions[0].domid;
+    std::size_t own = 24 + 8 * node.permissions.size() + node.value.size() + path.size();
+    bytes[owner] += static_cast<std::int64_t>(own);
+    way.push_back({&path, owner});
   }
   for (const ModelWatch& watch : watches_) {
-    if (connections_.at(watch.connection).domid != domid) continue;
-    bytes += static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+    auto size = static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+    bytes[connections_.at(watch.connection).domid] += size;
   }
   for (const auto& [id, connection] : connections_) {
-    if (connection.domid != domid) continue;
     for (const auto& [number, transaction] : connection.transactions)
-      bytes += transaction_memory(transaction);
+      bytes[connection.domid] += transaction_memory(transaction);
   }
   return bytes;
 }
@@ -267,9 +307,12 @@ Model::Code Model::note(View& view, const std::string& path, const ModelAccess& 
   if (found == accesses.end()) {
     if (!view.privileged()) {
       Code refused = Code::kNone;
-      if (accesses.size() >= limits_.transaction_nodes) refused = Code::kNoSpace;
-      std::int64_t room = std::int64_t{limits_.memory} - memory_of(view.caller.domid);
-      if (room < static_cast<std::int64_t>(path.size())) refused = Code::kNoMemory;
+      std::uint32_t domid = view.caller.domid;
+      auto count = static_cast<std::int64_t>(accesses.size());
+      if (is_above(domid, "transaction-nodes", count + 1)) refused = Code::kNoSpace;
+      if (is_above(domid, "memory", memory_of(domid) + static_cast<std::int64_t>(path.size()))) {
+        refused = out_of_memory(view, domid);
+      }
       if (refused != Code::kNone) {
         view.transaction->failed = true;
         return refused;
@@ -291,7 +334,7 @@ Model::Code Model::find(View& view, std::optional<std::string_view> name, unsign
   if (!name) return Code::kInvalid;
   path = std::string(*name);
   if (!path.starts_with('/') && !path.starts_with('@')) path = home(view.caller.domid) + "/" + path;
-  if (!is_path_within(path, limits_.path_max)) return Code::kInvalid;
+  if (!is_allowed_path(view.caller.domid, path)) return Code::kInvalid;
   if (Code error = note(view, path, {.data = true, .children = children}); error != Code::kNone) return error;
   auto found = view.tree.find(path);
   if (found != view.tree.end()) {
@@ -399,7 +442,7 @@ Model::Code Model::create(View& view, const std::string& path, std::string_view 
       added += pending(*view.transaction, domid, false);
       growth_pending = pending(*view.transaction, domid, true);
     }
-    if (nodes_of(domid) + added > std::int64_t{limits_.nodes}) return Code::kNoSpace;
+    if (is_above(domid, "nodes", nodes_of(domid) + added)) return Code::kNoSpace;
     // What it would look like.
     ModelTree trial = view.tree;
     for (const std::string& made : missing)
@@ -408,12 +451,13 @@ Model::Code Model::create(View& view, const std::string& path, std::string_view 
     if (trial.at(parent).permissions[0].domid == domid) {
       growth += static_cast<std::int64_t>(last_component(missing.front()).size()) + 1;
     }
-    if (record_size(trial, parent) >= std::int64_t{limits_.node_size}) return Code::kNoSpace;
+    if (is_above(domid, "node-size", record_size(trial, parent) + 1)) return Code::kNoSpace;
     for (const std::string& made : missing) {
-      if (record_size(trial, made) >= std::int64_t{limits_.node_size}) return Code::kNoSpace;
+      if (is_above(domid, "node-size", record_size(trial, made) + 1)) return Code::kNoSpace;
       growth += record_size(trial, made) + static_cast<std::int64_t>(made.size());
     }
-    if (memory_of(domid) + growth_pending + growth > std::int64_t{limits_.memory}) return Code::kNoMemory;
+    if (is_above(domid, "memory", memory_of(domid) + growth_pending + growth))
+      return out_of_memory(view, domid);
   }
   if (Code error = note(view, parent, {.data = true}); error != Code::kNone) return error;
   for (const std::string& made : missing) {
@@ -434,11 +478,14 @@ Model::Code Model::overwrite(View& view, const std::string& path, std::string_vi
   if (!view.privileged()) {
     std::int64_t growth =
         static_cast<std::int64_t>(value.size()) - static_cast<std::int64_t>(node.value.size());
-    if (record_size(view.tree, path) + growth >= std::int64_t{limits_.node_size}) return Code::kNoSpace;
+    if (is_above(view.caller.domid, "node-size", record_size(view.tree, path) + growth + 1))
+      return Code::kNoSpace;
     std::uint32_t owner = node.permissions[0].domid;
     std::int64_t used = memory_of(owner);
     if (view.transaction != nullptr) used += pending(*view.transaction, owner, true);
-    if (owner != 0 && growth > 0 && used + growth > std::int64_t{limits_.memory}) return Code::kNoMemory;
+    if (owner != 0 && domains_.contains(owner) && growth > 0 && is_above(owner, "memory", used + growth)) {
+      return out_of_memory(view, owner);
+    }
   }
   if (Code error = note(view, path, {.changed = true, .fires = true}); error != Code::kNone) return error;
   change(view, path);
@@ -482,21 +529,26 @@ Model::Code Model::remove(View& view) {
 Model::Code Model::set_permissions(View& view) {
   std::size_t arguments = count_arguments(view.payload);
   if (arguments < 2) return Code::kInvalid;
-  if (!view.privileged() && arguments - 1 > limits_.permissions) return Code::kNoSpace;
+  if (is_above(view.caller.domid, "permissions", static_cast<std::int64_t>(arguments) - 1))
+    return Code::kNoSpace;
   std::string_view rest = view.payload;
   std::string name(*take_argument(rest));
   auto permissions = parse(rest, arguments - 1);
   if (!permissions) return Code::kInvalid;
   if ((*permissions)[0].ignored) return Code::kNoEntry;
   auto know_all = [&] {
-    for (const ModelPermission& entry : *permissions) {
-      if (!entry.ignored) know(entry.domid);
+    for (ModelPermission& entry : *permissions) {
+      if (entry.ignored) continue;
+      if (view.privileged()) know(entry.domid);
+      if (&entry != permissions->data() && !domains_.contains(entry.domid)) entry.ignored = true;
     }
   };
   if (name.starts_with('@')) {
     if (!special_.contains(name)) return Code::kInvalid;
     unsigned have = rights(view.caller.domid, special_[name], generation_);
     if ((have & (kWrite1 | kOwn1)) != (kWrite1 | kOwn1)) return Code::kAccess;
+    bool same_owner = (*permissions)[0].domid == special_[name][0].domid;
+    if (!view.privileged() && !same_owner) return Code::kNotPermitted;
     know_all();
     special_[name] = *permissions;
     ok(view.out, kSetPerms);
@@ -511,10 +563,13 @@ Model::Code Model::set_permissions(View& view) {
     if ((*permissions)[0].domid != owner) return Code::kNotPermitted;
     std::int64_t growth = 8 * (static_cast<std::int64_t>(permissions->size()) -
                                static_cast<std::int64_t>(node.permissions.size()));
-    if (record_size(view.tree, path) + growth >= std::int64_t{limits_.node_size}) return Code::kNoSpace;
+    if (is_above(view.caller.domid, "node-size", record_size(view.tree, path) + growth + 1))
+      return Code::kNoSpace;
     std::int64_t used = memory_of(owner);
     if (view.transaction != nullptr) used += pending(*view.transaction, owner, true);
-    if (owner != 0 && growth > 0 && used + growth > std::int64_t{limits_.memory}) return Code::kNoMemory;
+    if (owner != 0 && domains_.contains(owner) && growth > 0 && is_above(owner, "memory", used + growth)) {
+      return out_of_memory(view, owner);
+    }
   }
   if (Code noted = note(view, path, {.changed = true, .fires = true}); noted != Code::kNone) return noted;
   know_all();
@@ -593,19 +648,19 @@ Model::Code Model::watch(View& view) {
   std::string name(*take_argument(rest));
   std::string token(*take_argument(rest));
   std::int64_t depth = count == 3 ? leading_number(*take_argument(rest)) : -1;
-  if (count == 3 && depth < 0) return Code::kInvalid;
+  if (count == 3 && (depth < 0 || domains_.at(view.caller.domid).features == 0)) return Code::kInvalid;
   std::string path = name;
   if (!name.starts_with('/') && !name.starts_with('@')) path = home(view.caller.domid) + "/" + name;
   bool valid =
-      name.starts_with('@') ? name.size() <= kMaxRelativePath : is_path_within(path, limits_.path_max);
+      name.starts_with('@') ? name.size() <= kMaxRelativePath : is_allowed_path(view.caller.domid, path);
   if (!valid) return Code::kInvalid;
   for (const ModelWatch& w : watches_) {
     if (w.connection == view.id && w.path == path && w.token == token) return Code::kExists;
   }
   std::uint32_t domid = view.caller.domid;
-  if (domid != 0 && watches_of(domid) >= limits_.watches) return Code::kTooBig;
+  if (is_above(domid, "watches", static_cast<std::int64_t>(watches_of(domid)) + 1)) return Code::kTooBig;
   auto bytes = static_cast<std::int64_t>(path.size() + token.size());
-  if (domid != 0 && memory_of(domid) + bytes > std::int64_t{limits_.memory}) return Code::kNoMemory;
+  if (is_above(domid, "memory", memory_of(domid) + bytes)) return out_of_memory(view, domid);
   watches_.push_back({view.id, ++sequence_, path, token, path.size() - name.size(), depth});
   ok(view.out, kWatch);
   view.out.event(view.id, as_bytes(name + '\0' + token + '\0'));
@@ -636,7 +691,8 @@ Model::Code Model::reset_watches(View& view) {
 // ---- transactions ----
 
 Model::Code Model::start(View& view) {
-  if (!view.privileged() && view.caller.transactions.size() >= limits_.transactions) return Code::kNoSpace;
+  auto open = static_cast<std::int64_t>(transactions_of(view.caller.domid));
+  if (is_above(view.caller.domid, "transactions", open + 1)) return Code::kNoSpace;
   std::uint32_t id = view.caller.next_transaction_id++;
   view.caller.transactions[id] = {tree_, tree_, version_, version_, {}, false};
   std::string text = std::to_string(id) + '\0';
@@ -702,9 +758,14 @@ Model::Code Model::end(View& view) {
   if (verdict == "T") {
     const ModelTransaction& transaction = *view.transaction;
     if (transaction.failed) return Code::kNoMemory;
-    std::int64_t made = pending(transaction, view.caller.domid, false);
-    if (!view.privileged() && made > 0 && nodes_of(view.caller.domid) + made > std::int64_t{limits_.nodes}) {
-      return Code::kNoSpace;
+    std::uint32_t caller = view.caller.domid;
+    std::int64_t made = pending(transaction, caller, false);
+    if (made > 0 && is_above(caller, "nodes", nodes_of(caller) + made)) return Code::kNoSpace;
+    for (const auto& [domid, domain] : domains_) {
+      std::int64_t freed = domid == caller ? transaction_memory(transaction) : 0;
+      std::int64_t bytes = pending(transaction, domid, true);
+      if (view.privileged() || bytes <= freed) continue;
+      if (is_above(domid, "memory", memory_of(domid) - freed + bytes)) return out_of_memory(view, domid);
     }
     if (conflicts(transaction)) return Code::kAgain;
     merge(transaction);
@@ -811,6 +872,139 @@ Model::Code Model::set_target(View& view) {
   }
   domains_[domid].target = target;
   ok(view.out, kSetTarget);
+  return Code::kNone;
+}
+
+// ---- limits and features ----
+
+std::size_t Model::transactions_of(std::uint32_t domid) const {
+  std::size_t count = 0;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.domid == domid) count += connection.transactions.size();
+  }
+  return count;
+}
+
+std::uint32_t Model::limit(std::uint32_t domid, const std::string& name) const {
+  auto domain = domains_.find(domid);
+  bool own = domain != domains_.end() && domain->second.own_limits.contains(name);
+  return own ? domain->second.own_limits.at(name) : limits_.at(name);
+}
+
+bool Model::is_above(std::uint32_t domid, const std::string& name, std::int64_t used) const {
+  std::int64_t most = limit(domid, name);
+  return domid != 0 && most != 0 && used > most;
+}
+
+bool Model::is_allowed_path(std::uint32_t domid, const std::string& path) const {
+  if (domid == 0) return is_path_within(path, kMaxRelativePath);
+  std::uint32_t most = limit(domid, "path-max");
+  if (!is_path_within(path, most == 0 ? kMaxAbsolutePath : most)) return false;
+  return !is_above(domid, "path-depth", static_cast<std::int64_t>(split(path).size()));
+}
+
+// Below seven eighths of it.
+bool Model::far_below(std::uint32_t domid, const std::string& name, std::int64_t used) const {
+  std::int64_t level = limit(domid, name);
+  return level == 0 || used < level - level / 8;
+}
+
+Model::Code Model::out_of_memory(View& view, std::uint32_t domid) {
+  ModelDomain& domain = domains_.at(domid);
+  std::int64_t used = memory_of(domid);
+  if (!domain.hard_warned && !far_below(domid, "memory", used)) {
+    domain.hard_warned = true;
+    view.out.quota_warning({domid, "memory", limit(domid, "memory"), static_cast<std::uint64_t>(used), true});
+  }
+  return Code::kNoMemory;
+}
+
+void Model::settle(Output& out) {
+  auto memory_now = memory();
+  for (auto& [domid, domain] : domains_) {
+    if (domid == 0) continue;
+    std::int64_t used = memory_now[domid];
+    domain.hard_warned = domain.hard_warned && !far_below(domid, "memory", used);
+    domain.soft_warned = domain.soft_warned && !far_below(domid, "soft-memory", used);
+    std::uint32_t level = limit(domid, "soft-memory");
+    if (domain.soft_warned || level == 0 || used < std::int64_t{level}) continue;
+    domain.soft_warned = true;
+    out.quota_warning({domid, "memory", level, static_cast<std::uint64_t>(used), false});
+  }
+}
+
+Model::Code Model::domain_named(std::string_view text, std::uint32_t& domid) const {
+  if (text.empty() || text.find_first_not_of("0123456789") != std::string_view::npos) return Code::kInvalid;
+  domid = static_cast<std::uint32_t>(leading_number(text));
+  if (domid > 65535) return Code::kInvalid;
+  return domains_.contains(domid) ? Code::kNone : Code::kNoEntry;
+}
+
+Model::Code Model::get_quota(View& view) {
+  std::size_t count = count_arguments(view.payload);
+  if (count == 0) {
+    std::string names;
+    for (const char* name : {"nodes", "watches", "transactions", "outstanding", "transaction-nodes", "memory",
+                             "node-size", "path-max", "permissions", "path-depth", "undelivered"}) {
+      names += std::string(name) + " ";
+    }
+    names += "soft-memory";
+    view.out.reply(kGetQuota, as_bytes(names + '\0'));
+    return Code::kNone;
+  }
+  if (count > 2) return Code::kInvalid;
+  std::string_view rest = view.payload;
+  std::uint32_t domid = 0xFFFFFFFF;  // nobody's: the global value
+  if (count == 2) {
+    if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
+  }
+  std::string name(*take_argument(rest));
+  if (!limits_.contains(name)) return Code::kInvalid;
+  view.out.reply(kGetQuota, as_bytes(std::to_string(limit(domid, name)) + '\0'));
+  return Code::kNone;
+}
+
+Model::Code Model::set_quota(View& view) {
+  std::size_t count = count_arguments(view.payload);
+  if (count != 2 && count != 3) return Code::kInvalid;
+  std::string_view rest = view.payload;
+  std::uint32_t domid = 0;
+  if (count == 3) {
+    if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
+  }
+  std::string name(*take_argument(rest));
+  std::string value(*take_argument(rest));
+  bool number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
+  if (!limits_.contains(name) || !number || leading_number(value) > INT32_MAX) return Code::kInvalid;
+  auto& limits = count == 3 ? domains_[domid].own_limits : limits_;
+  limits[name] = static_cast<std::uint32_t>(leading_number(value));
+  ok(view.out, kSetQuota);
+  return Code::kNone;
+}
+
+Model::Code Model::get_feature(View& view) {
+  std::size_t count = count_arguments(view.payload);
+  std::uint32_t domid = view.caller.domid;
+  if (count > 0) {
+    if (!view.privileged()) return Code::kAccess;
+    if (count > 1) return Code::kInvalid;
+    std::string_view rest = view.payload;
+    if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
+  }
+  view.out.reply(kGetFeature, as_bytes(std::to_string(domains_.at(domid).features) + '\0'));
+  return Code::kNone;
+}
+
+Model::Code Model::set_feature(View& view) {
+  if (count_arguments(view.payload) != 2) return Code::kInvalid;
+  std::string_view rest = view.payload;
+  std::uint32_t domid = 0;
+  if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
+  std::string value(*take_argument(rest));
+  if (domains_[domid].introduced) return Code::kBusy;
+  if (value != "0" && value != "4") return Code::kInvalid;
+  domains_[domid].features = static_cast<unsigned>(leading_number(value));
+  ok(view.out, kSetFeature);
   return Code::kNone;
 }
 

@@ -74,6 +74,10 @@ struct ModelDomain {
   bool ended = false;
   std::optional<std::uint32_t> target;
   std::uint64_t generation = 0;
+  std::map<std::string, std::uint32_t> own_limits = {};
+  unsigned features = 4;
+  bool soft_warned = false;
+  bool hard_warned = false;
 };
 
 class Model {
@@ -81,13 +85,16 @@ class Model {
   explicit Model(const Limits& limits);
 
   void connect(ConnectionId id, std::uint32_t domid);
-  void disconnect(ConnectionId id);
+  void disconnect(ConnectionId id, Output& out);
   void execute(ConnectionId id, std::uint32_t type, std::string_view payload, std::uint32_t transaction,
                Output& out);
 
   std::int64_t nodes_of(std::uint32_t domid) const;
   std::int64_t memory_of(std::uint32_t domid) const;
   std::size_t watches_of(std::uint32_t domid) const;
+  std::size_t transactions_of(std::uint32_t domid) const;
+  // The value in force; the global one for a domain that is not known.
+  std::uint32_t limit(std::uint32_t domid, const std::string& name) const;
   const ModelTree& tree() const { return tree_; }
   bool knows(std::uint32_t domid) const { return domains_.contains(domid); }
 
@@ -114,6 +121,17 @@ class Model {
   Code introduce(View& view);
   Code release(View& view);
   Code set_target(View& view);
+  Code get_quota(View& view);
+  Code set_quota(View& view);
+  Code get_feature(View& view);
+  Code set_feature(View& view);
+  Code domain_named(std::string_view text, std::uint32_t& domid) const;
+  Code out_of_memory(View& view, std::uint32_t domid);
+  void settle(Output& out);
+  bool is_above(std::uint32_t domid, const std::string& name, std::int64_t used) const;
+  bool is_allowed_path(std::uint32_t domid, const std::string& path) const;
+  bool far_below(std::uint32_t domid, const std::string& name, std::int64_t used) const;
+  std::map<std::uint32_t, std::int64_t> memory() const;
 
   void know(std::uint32_t domid);
   void change(View& view, const std::string& path);
@@ -133,7 +151,7 @@ class Model {
   std::int64_t transaction_memory(const ModelTransaction& transaction) const;
   std::int64_t pending(const ModelTransaction& transaction, std::uint32_t domid, bool bytes) const;
 
-  Limits limits_;
+  std::map<std::string, std::uint32_t> limits_;
   ModelTree tree_;
   std::uint64_t version_ = 0;
   std::uint64_t generation_ = 0;

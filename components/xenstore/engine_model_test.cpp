@@ -49,8 +49,9 @@ class Generator {
                                                kSetPerms,
                                                kSetPerms,
                                                kDirectoryPart};
-    static constexpr std::uint32_t kRareTypes[] = {kIntroduce,    kIntroduce, kRelease, kSetTarget,
-                                                   kResetWatches, 20,         99};
+    static constexpr std::uint32_t kRareTypes[] = {
+        kIntroduce, kIntroduce, kRelease,    kSetTarget,  kSetQuota,     kSetQuota, kSetQuota, kSetQuota,
+        kGetQuota,  kGetQuota,  kGetFeature, kSetFeature, kResetWatches, 20,        99};
     RandomRequest request;
     request.connection = static_cast<ConnectionId>(pick(kConnections));
     request.type = pick(20) == 0 ? one_of(kRareTypes) : one_of(kTypes);
@@ -83,6 +84,18 @@ class Generator {
     return pick(4) == 0 ? one_of(kSpecial) : pick(8) == 0 ? "/" : path();
   }
   std::string domid() { return std::to_string(pick(5)); }
+  std::string quota_name() {
+    static constexpr const char* kNames[] = {
+        "nodes",       "watches", "transactions", "transaction-nodes", "memory",
+        "soft-memory", "memory",  "node-size",    "path-max",          "permissions",
+        "path-depth",  "nothing", "undelivered",  "soft-memory"};
+    return one_of(kNames);
+  }
+  std::string quota_value() {
+    static constexpr const char* kValues[] = {"0",   "4",    "12",   "30",   "150",        "400", "700",
+                                              "900", "1200", "1500", "4000", "2147483648", "7x"};
+    return one_of(kValues);
+  }
   std::string permissions() {
     static constexpr const char* kLetters[] = {"n", "r", "w", "b"};
     std::string text;
@@ -115,6 +128,14 @@ class Generator {
         return domid() + end;
       case kSetTarget:
         return domid() + end + domid() + end;
+      case kGetQuota:
+        return pick(5) == 0 ? "" : (pick(2) == 0 ? domid() + end : "") + quota_name() + end;
+      case kSetQuota:
+        return (pick(2) == 0 ? domid() + end : "") + quota_name() + end + quota_value() + end;
+      case kGetFeature:
+        return pick(2) == 0 ? "" : domid() + end;
+      case kSetFeature:
+        return domid() + end + (pick(3) == 0 ? "8" : pick(2) == 0 ? "0" : "4") + end;
       case kDirectoryPart:
         return path() + end + std::to_string(pick(30)) + end;
       default:
@@ -153,9 +174,9 @@ std::string describe(const RandomRequest& r) {
 
 // Lets the generator use the transaction ids that are given out.
 void learn(Generator& generator, const RandomRequest& request, const std::vector<std::string>& said) {
-  if (request.type != kTransactionStart || !said.back().starts_with("reply:6:")) return;
+  if (request.type != kTransactionStart || !said.front().starts_with("reply:6:")) return;
   generator.transactions[request.connection] =
-      static_cast<std::uint32_t>(leading_number(said.back().substr(8)));
+      static_cast<std::uint32_t>(leading_number(said.front().substr(8)));
 }
 
 void expect_same_contents(const Engine& engine, const Model& model) {
@@ -172,6 +193,10 @@ void expect_same_contents(const Engine& engine, const Model& model) {
     if (row.name == "watches") {
       EXPECT_EQ(row.used, model.watches_of(row.domid));
     }
+    if (row.name == "transactions") {
+      EXPECT_EQ(row.used, model.transactions_of(row.domid));
+    }
+    EXPECT_EQ(row.limit, row.domid == 0 ? 0U : model.limit(row.domid, std::string(row.name)));
     known += row.name == "nodes" ? 1U : 0U;
   }
   for (std::uint32_t domid = 0; domid < 10; ++domid) known -= model.knows(domid) ? 1U : 0U;
@@ -192,13 +217,16 @@ TEST_P(ModelRun, RepliesEventsAndErrorsAreTheModels) {
   connect_all(engine);
   connect_all(model);
   std::map<std::string, int> errors;
+  std::map<std::string, int> warnings;
   int events = 0;
   for (int step = 0; step < 6000; ++step) {
     if (generator.pick(500) == 0) {
       auto id = static_cast<ConnectionId>(generator.pick(Generator::kConnections));
       Recorder out;
       engine.disconnect(id, out);
-      model.disconnect(id);
+      Recorder expected;
+      model.disconnect(id, expected);
+      ASSERT_EQ(out.said, expected.said);
       engine.connect(id, kDomainOf[id]);
       model.connect(id, kDomainOf[id]);
     }
@@ -209,7 +237,10 @@ TEST_P(ModelRun, RepliesEventsAndErrorsAreTheModels) {
     ASSERT_EQ(said, expected.said) << "step " << step << ": " << describe(request);
     learn(generator, request, said);
     events += static_cast<int>(said.size()) - 1;
-    if (said.back().starts_with("reply:16:")) ++errors[bar(said.back().substr(9))];
+    for (const std::string& line : said) {
+      if (line.starts_with("reply:16:")) ++errors[bar(line.substr(9))];
+      if (line.starts_with("warning:")) ++warnings[line.substr(line.rfind(':'))];
+    }
     if (step % 250 != 0) continue;
     Status sound = engine.check();
     ASSERT_TRUE(sound) << "step " << step << ": " << sound.error().message();
@@ -221,6 +252,7 @@ TEST_P(ModelRun, RepliesEventsAndErrorsAreTheModels) {
   }
   if (limits == tight_limits()) {
     for (const char* error : {"ENOSPC|", "E2BIG|", "ENOMEM|"}) EXPECT_GT(errors[error], 0) << error;
+    for (const char* level : {":soft", ":hard"}) EXPECT_GT(warnings[level], 0) << level;
   }
 }
 

@@ -65,7 +65,7 @@ TEST(Engine, MalformedRequestsAreInvalid) {
 
 TEST(Engine, UnknownTypesAndTransactions) {
   Store s;
-  for (std::uint32_t type : {15U, 16U, 20U, 23U, 24U, 25U, 26U, 65535U, 0xFFFFFFFFU}) {
+  for (std::uint32_t type : {15U, 16U, 20U, 27U, 65535U, 0xFFFFFFFFU}) {
     EXPECT_EQ(s.call(0, type, "/a|"), "ENOSYS") << type;
   }
   EXPECT_EQ(s.call(0, kRead, "/tool|", 77), "ENOENT");
@@ -694,6 +694,143 @@ TEST(Quotas, MemoryCoversNodesWatchesAndTransactions) {
   EXPECT_EQ(s.end(1, t, "F"), "OK|");
   EXPECT_EQ(s.used(1, "memory"), 24U + 8U + 10U + 4U);
   EXPECT_TRUE(s.engine.check());
+}
+
+TEST(Quotas, ADomainMayHaveLimitsOfItsOwn) {
+  Store s;
+  s.write(0, "/d", "");
+  s.call(0, kSetPerms, "/d|b0|");
+  EXPECT_EQ(s.call(0, kGetQuota, "nodes|"), "1000|");
+  EXPECT_EQ(s.call(0, kSetQuota, "1|nodes|1|"), "OK|");
+  EXPECT_TRUE(s.mutated);
+  EXPECT_EQ(s.call(0, kSetQuota, "nodes|3|"), "OK|");
+  EXPECT_EQ(s.call(0, kGetQuota, "nodes|"), "3|");
+  EXPECT_EQ(s.call(0, kGetQuota, "1|nodes|"), "1|");
+  EXPECT_EQ(s.call(0, kGetQuota, "2|nodes|"), "3|");  // none of its own: the global one, changed or not
+  EXPECT_FALSE(s.mutated);
+  EXPECT_EQ(s.write(1, "/d/1", ""), "OK|");
+  EXPECT_EQ(s.write(1, "/d/1/2", ""), "ENOSPC");
+  EXPECT_EQ(s.write(2, "/d/2/3/4", ""), "OK|");
+  EXPECT_EQ(s.write(2, "/d/5", ""), "ENOSPC");
+  EXPECT_EQ(s.engine.limits_of(1).nodes, 1U);
+  EXPECT_EQ(s.engine.limits_of(77).nodes, 3U);
+  // 0 takes the check away.
+  EXPECT_EQ(s.call(0, kSetQuota, "1|nodes|0|"), "OK|");
+  EXPECT_EQ(s.write(1, "/d/6/7/8/9", ""), "OK|");
+  EXPECT_TRUE(s.engine.check());
+}
+
+TEST(Quotas, ALaterDomainWithTheSameIdHasTheGlobalLimits) {
+  Store s;
+  s.call(0, kIntroduce, "1|1|1|");
+  s.call(0, kSetQuota, "1|nodes|7|");
+  s.call(0, kRelease, "1|");
+  EXPECT_EQ(s.call(0, kGetQuota, "1|nodes|"), "1000|");
+  s.call(0, kIntroduce, "1|1|1|");
+  EXPECT_EQ(s.call(0, kGetQuota, "1|nodes|"), "1000|");
+  EXPECT_TRUE(s.engine.check());
+}
+
+TEST(Quotas, AreDomainZerosToAskForAndToSet) {
+  Store s;
+  EXPECT_EQ(s.call(1, kGetQuota, "nodes|"), "EACCES");
+  EXPECT_EQ(s.call(1, kSetQuota, "1|nodes|0|"), "EACCES");
+  EXPECT_EQ(s.call(1, kSetFeature, "1|4|"), "EACCES");
+  EXPECT_EQ(s.call(0, kGetQuota, ""),
+            "nodes watches transactions outstanding transaction-nodes memory node-size path-max permissions "
+            "path-depth undelivered soft-memory|");
+  EXPECT_EQ(s.call(0, kGetQuota, "node-permissions|"), "5|");  // what newer xenstoreds call it
+  EXPECT_EQ(s.call(0, kGetQuota, "nothing|"), "EINVAL");
+  EXPECT_EQ(s.call(0, kGetQuota, "77|nodes|"), "ENOENT");
+  EXPECT_EQ(s.call(0, kGetQuota, "x|nodes|"), "EINVAL");
+  EXPECT_EQ(s.call(0, kGetQuota, "1|nodes|7|"), "EINVAL");
+  EXPECT_EQ(s.call(0, kSetQuota, "77|nodes|1|"), "ENOENT");
+  EXPECT_EQ(s.call(0, kSetQuota, "32752|nodes|1|"), "ENOENT");
+  for (const char* wrong :
+       {"nodes|", "nodes||", "nodes|-1|", "nodes|7x|", "nodes|2147483648|", "1|2|nodes|7|"}) {
+    EXPECT_EQ(s.call(0, kSetQuota, wrong), "EINVAL") << wrong;
+  }
+  EXPECT_EQ(s.engine.limits(), Limits{});
+}
+
+TEST(Quotas, PathsHaveALimitOfLevels) {
+  Store s;
+  s.write(0, "/d", "");
+  s.call(0, kSetPerms, "/d|b0|");
+  std::string path = "/d";
+  for (int i = 0; i < 127; ++i) path += "/x";
+  EXPECT_EQ(s.write(1, path, ""), "OK|");
+  EXPECT_EQ(s.write(1, path + "/x", ""), "EINVAL");
+  EXPECT_EQ(s.read(1, path + "/x"), "EINVAL");
+  EXPECT_EQ(s.call(1, kWatch, path + "/x|t|"), "EINVAL");
+  EXPECT_EQ(s.write(0, path + "/x", ""), "OK|");  // domain 0 is bound by the protocol alone
+  EXPECT_EQ(s.call(0, kSetQuota, "1|path-depth|0|"), "OK|");
+  EXPECT_EQ(s.write(1, path + "/y", ""), "OK|");
+}
+
+TEST(Quotas, AtTheWarningLevelTheOperatorIsToldOnce) {
+  Limits limits;
+  limits.memory_soft = 800;
+  limits.memory = 1000;
+  Store s(limits);
+  s.write(0, "/d", "");
+  s.call(0, kSetPerms, "/d|b0|");
+  s.write(1, "/d/1", std::string(763, 'x'));
+  EXPECT_THAT(s.events, testing::IsEmpty());
+  s.write(1, "/d/1", std::string(764, 'x'));
+  EXPECT_THAT(s.events, ElementsAre("warning:1:memory:800:800:soft"));
+  s.write(1, "/d/1", std::string(765, 'x'));
+  EXPECT_THAT(s.events, testing::IsEmpty());
+  // To and fro at the level is one crossing; an eighth below it is not.
+  s.write(1, "/d/1", std::string(700, 'x'));
+  s.write(1, "/d/1", std::string(764, 'x'));
+  EXPECT_THAT(s.events, testing::IsEmpty());
+  s.write(1, "/d/1", std::string(600, 'x'));
+  s.write(1, "/d/1", std::string(764, 'x'));
+  EXPECT_THAT(s.events, ElementsAre("warning:1:memory:800:800:soft"));
+  // A refusal is told once too, though a refused request changes nothing else.
+  s.write(1, "/d/1", std::string(900, 'x'));
+  EXPECT_EQ(s.write(1, "/d/2", std::string(100, 'x')), "ENOMEM");
+  EXPECT_THAT(s.events, ElementsAre("warning:1:memory:1000:936:hard"));
+  EXPECT_TRUE(s.mutated);
+  EXPECT_EQ(s.write(1, "/d/2", std::string(100, 'x')), "ENOMEM");
+  EXPECT_THAT(s.events, testing::IsEmpty());
+  EXPECT_FALSE(s.mutated);
+  // A raised limit makes the warning good.
+  EXPECT_EQ(s.call(0, kSetQuota, "1|soft-memory|5000|"), "OK|");
+  EXPECT_EQ(s.call(0, kSetQuota, "1|soft-memory|900|"), "OK|");
+  EXPECT_THAT(s.events, ElementsAre("warning:1:memory:900:936:soft"));
+  EXPECT_TRUE(s.engine.check());
+}
+
+TEST(Quotas, ChangesFromOutsideAreAllOrNone) {
+  Store s;
+  Recorder out;
+  const auto nodes = static_cast<std::uint32_t>(find_quota("nodes").value());
+  const LimitChange good{LimitChange::kEveryDomain, nodes, 5};
+  EXPECT_EQ(s.engine.set_limits(std::vector{good, LimitChange{77, nodes, 5}}, out).error().kind(),
+            ErrorKind::kNotFound);
+  EXPECT_EQ(s.engine.set_limits(std::vector{good, LimitChange{1, 99, 5}}, out).error().kind(),
+            ErrorKind::kInvalid);
+  EXPECT_EQ(s.engine.limits(), Limits{});
+  EXPECT_TRUE(s.engine.set_limits(std::vector{good, LimitChange{1, nodes, 6}}, out));
+  EXPECT_EQ(s.engine.limits().nodes, 5U);
+  EXPECT_EQ(s.engine.limits_of(1).nodes, 6U);
+}
+
+TEST(Features, AreWhatThisServerCanDo) {
+  Store s;
+  EXPECT_EQ(s.call(1, kGetFeature, ""), "4|");  // WATCH takes a depth; no ring is served
+  EXPECT_EQ(s.call(1, kGetFeature, "1|"), "EACCES");
+  EXPECT_EQ(s.call(0, kGetFeature, "2|"), "4|");
+  EXPECT_EQ(s.call(0, kSetFeature, "2|5|"), "EINVAL");
+  EXPECT_EQ(s.call(0, kSetFeature, "77|4|"), "ENOENT");
+  EXPECT_EQ(s.call(0, kSetFeature, "0|0|"), "EBUSY");
+  EXPECT_EQ(s.call(0, kSetFeature, "2|0|"), "OK|");
+  EXPECT_EQ(s.call(2, kGetFeature, ""), "0|");
+  EXPECT_EQ(s.call(2, kWatch, "/tool|t|1|"), "EINVAL");
+  EXPECT_EQ(s.call(2, kWatch, "/tool|t|"), "OK|");
+  EXPECT_EQ(s.call(1, kWatch, "/tool|t|1|"), "OK|");
 }
 
 TEST(Control, Commands) {

@@ -26,6 +26,11 @@ class Recorder : public Output {
                    std::to_string(port));
   }
   void domain_released(std::uint32_t domid) override { said.push_back("released:" + std::to_string(domid)); }
+  void quota_warning(const QuotaWarning& warning) override {
+    said.push_back("warning:" + std::to_string(warning.domid) + ":" + std::string(warning.name) + ":" +
+                   std::to_string(warning.limit) + ":" + std::to_string(warning.used) +
+                   (warning.hard ? ":hard" : ":soft"));
+  }
   void log_control(std::string_view command) override { said.push_back("log:" + std::string(command)); }
 
   std::vector<std::string> said;

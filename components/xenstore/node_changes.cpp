@@ -20,21 +20,23 @@ void charge_transaction(Call& call, std::string_view path) {
   const Node& node = *call.transaction->tree.find(path);
   std::int64_t before = call.transaction->memory();
   call.transaction->charge(path, static_cast<std::uint32_t>(record_size(node) - node.children.bytes()));
-  call.session.domain->memory += call.transaction->memory() - before;
+  call.state.domains.add_memory(*call.session.domain, call.transaction->memory() - before);
 }
 
 ErrorCode check_node_size(const Call& call, std::uint64_t size) {
-  bool refused = !call.session.privileged() && size >= call.state.limits.node_size;
+  std::uint32_t limit = call.limits().node_size;
+  bool refused = !call.session.privileged() && limit != 0 && size >= limit;
   return refused ? ErrorCode::kNoSpace : ErrorCode::kNone;
 }
 
 // Shrinking is always allowed: a domain above a lowered limit must be able to get below it.
-ErrorCode check_memory(const Call& call, std::uint32_t owner, std::int64_t growth) {
-  const Domain* domain = call.state.domains.find(owner);
+ErrorCode check_memory(Call& call, std::uint32_t owner, std::int64_t growth) {
+  Domain* domain = call.state.domains.find(owner);
   if (call.session.privileged() || owner == 0 || domain == nullptr || growth <= 0) return ErrorCode::kNone;
   std::int64_t used =
       domain->memory + (call.transaction != nullptr ? call.transaction->charges.bytes(owner) : 0);
-  return used + growth > std::int64_t{call.state.limits.memory} ? ErrorCode::kNoMemory : ErrorCode::kNone;
+  bool refused = exceeds(static_cast<std::uint64_t>(used + growth), domain->limits.memory);
+  return refused ? call.out_of_memory(*domain) : ErrorCode::kNone;
 }
 
 // New nodes get their parent's permissions; those an unprivileged domain makes are its own.
@@ -56,13 +58,13 @@ std::vector<std::string_view> missing_nodes(std::string_view path, std::size_t e
   return missing;
 }
 
-ErrorCode check_creation(const Call& call, const Node& parent, const std::vector<std::string_view>& missing,
+ErrorCode check_creation(Call& call, const Node& parent, const std::vector<std::string_view>& missing,
                          std::size_t permissions, std::size_t value) {
   if (call.session.privileged()) return ErrorCode::kNone;
   std::uint32_t domid = call.session.domid;
   std::int64_t nodes = call.session.domain->nodes + static_cast<std::int64_t>(missing.size());
   if (call.transaction != nullptr) nodes += call.transaction->charges.nodes(domid);
-  if (nodes > std::int64_t{call.state.limits.nodes}) return ErrorCode::kNoSpace;
+  if (exceeds(static_cast<std::uint64_t>(nodes), call.limits().nodes)) return ErrorCode::kNoSpace;
 
   std::uint64_t size = record_size(parent) + last_component(missing.front()).size() + 1;
   std::int64_t growth = parent.owner() == domid ? static_cast<std::int64_t>(size - record_size(parent)) : 0;
@@ -119,7 +121,7 @@ ErrorCode overwrite(Call& call, const Target& target, std::span<const std::byte>
 }
 
 // What may be written by whom: at least the owner's rights; the owner itself is for domain 0 to change.
-ErrorCode check_new_permissions(const Call& call, const Node& node, const PermissionSet& permissions) {
+ErrorCode check_new_permissions(Call& call, const Node& node, const PermissionSet& permissions) {
   if (!call.session.privileged() && permissions.data()->domid != node.owner())
     return ErrorCode::kNotPermitted;
   ErrorCode error =
@@ -130,11 +132,17 @@ ErrorCode check_new_permissions(const Call& call, const Node& node, const Permis
   return check_memory(call, node.owner(), growth);
 }
 
-// Domains named by permissions are known from then on, so that the entries mean these domains and no later
-// ones.
-void know_domains(Call& call, const PermissionSet& permissions) {
-  for (const Permission& entry : permissions.view()) {
-    if (entry.ignored == 0) call.state.domains.get(entry.domid);
+// Domains named by domain 0 are known from then on, so that the entries mean these domains and no later ones.
+// Others can name known ones only, or a guest could make us know of every domain id there is.
+void know_domains(Call& call, PermissionSet& permissions) {
+  for (std::size_t i = 0; i < permissions.size; ++i) {
+    Permission& entry = permissions.data()[i];
+    if (entry.ignored != 0) continue;
+    if (call.session.privileged()) {
+      call.state.domains.get(entry.domid);
+    } else if (i > 0 && call.state.domains.find(entry.domid) == nullptr) {
+      entry.ignored = 1;
+    }
   }
 }
 
@@ -144,6 +152,9 @@ ErrorCode set_special_permissions(Call& call, std::string_view name, Ref<Permiss
   if (special == nullptr) return ErrorCode::kInvalid;
   if ((call.state.rights(call.session, **special, call.state.generation) & kNeeded) != kNeeded) {
     return ErrorCode::kAccess;
+  }
+  if (!call.session.privileged() && permissions->data()->domid != (*special)->data()->domid) {
+    return ErrorCode::kNotPermitted;
   }
   know_domains(call, *permissions);
   *special = std::move(permissions);
@@ -210,7 +221,8 @@ ErrorCode handle_rm(Call& call) {
 ErrorCode handle_set_perms(Call& call) {
   std::size_t arguments = count_arguments(call.payload);
   if (arguments < 2) return ErrorCode::kInvalid;
-  if (!call.session.privileged() && arguments - 1 > call.state.limits.permissions) return ErrorCode::kNoSpace;
+  if (!call.session.privileged() && exceeds(arguments - 1, call.limits().permissions))
+    return ErrorCode::kNoSpace;
   std::string_view rest = call.payload;
   std::string_view name = take_argument(rest).value_or("");
   auto permissions = parse_permissions(rest, arguments - 1);

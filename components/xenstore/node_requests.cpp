@@ -28,7 +28,7 @@ ErrorCode find_node(Call& call, std::optional<std::string_view> name, std::uint8
                     std::uint8_t reliance, Target& target) {
   if (!name) return ErrorCode::kInvalid;
   target.path = resolve(call, *name);
-  if (!is_path_within(target.path, call.state.limits.path_max)) return ErrorCode::kInvalid;
+  if (!call.is_allowed_path(target.path)) return ErrorCode::kInvalid;
   target.node = call.tree().find(target.path);
   if (target.node != nullptr && !call.state.sound(target.path, *target.node)) return ErrorCode::kIo;
   if (ErrorCode error = note(call, target.path, reliance); error != ErrorCode::kNone) return error;

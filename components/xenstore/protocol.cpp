@@ -38,8 +38,12 @@ Effect effect_of(std::uint32_t type, std::uint32_t transaction) {
       return transaction == 0 ? Effect::kNone : Effect::kShrinks;
     case kGetDomainPath:
     case kIsDomainIntroduced:
+    case kGetFeature:
+    case kGetQuota:
       return Effect::kNone;
     case kControl:
+    case kSetFeature:
+    case kSetQuota:
     case kRm:
     case kUnwatch:
     case kResetWatches:

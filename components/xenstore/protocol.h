@@ -42,7 +42,11 @@ enum MessageType : std::uint32_t {
   kSetTarget = 19,
   kResetWatches = 21,
   kDirectoryPart = 22,
-  kTypeCount = 23,
+  kGetFeature = 23,
+  kSetFeature = 24,
+  kGetQuota = 25,
+  kSetQuota = 26,
+  kTypeCount = 27,
 };
 
 // What executing a request may do to what the service holds. Reads within a transaction count as kShrinks:

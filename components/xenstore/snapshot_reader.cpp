@@ -25,6 +25,7 @@ class SnapshotReader {
   Status read_record(RecordType type, FieldReader& fields);
   Status read_counters(FieldReader& fields);
   Status read_domain(FieldReader& fields);
+  static Status read_own_limits(FieldReader& fields, Domain& domain);
   Status read_special(FieldReader& fields);
   Status read_connection(FieldReader& fields);
   Status read_watch(FieldReader& fields);
@@ -77,13 +78,11 @@ Status SnapshotReader::read_counters(FieldReader& fields) {
   counters_read_ = true;
   state_->generation = fields.number<std::uint64_t>();
   state_->watch_sequence = fields.number<std::uint64_t>();
-  Limits& limits = state_->limits;
-  for (std::uint32_t* limit :
-       {&limits.nodes, &limits.watches, &limits.transactions, &limits.outstanding, &limits.transaction_nodes,
-        &limits.memory, &limits.memory_soft, &limits.node_size, &limits.path_max, &limits.permissions}) {
-    *limit = fields.number<std::uint32_t>();
-    if (*limit == 0) return damaged("a limit of 0");
+  for (const Quota& quota : all_quotas()) {
+    state_->limits.*quota.limit = fields.number<std::uint32_t>();
+    if (state_->limits.*quota.limit > INT32_MAX) return damaged("impossible limit");
   }
+  state_->domains.reset(state_->domains.get(0));
   return {};
 }
 
@@ -91,7 +90,7 @@ Status SnapshotReader::read_domain(FieldReader& fields) {
   auto domid = fields.number<std::uint32_t>();
   auto flags = fields.number<std::uint32_t>();
   auto target = fields.number<std::uint32_t>();
-  if (domid >= kFirstReservedDomain || target >= kFirstReservedDomain || flags > 15) {
+  if (domid >= kFirstReservedDomain || target >= kFirstReservedDomain || flags > 63) {
     return damaged("impossible domain");
   }
   Domain& domain = state_->domains.get(domid);
@@ -99,10 +98,28 @@ Status SnapshotReader::read_domain(FieldReader& fields) {
   domain.shut_down = (flags & 2) != 0;
   domain.ended = (flags & 4) != 0;
   if ((flags & 8) != 0) domain.target = target;
+  domain.soft_warned = (flags & 16) != 0;
+  domain.hard_warned = (flags & 32) != 0;
   domain.port = fields.number<std::uint32_t>();
   domain.mfn = fields.number<std::uint64_t>();
   domain.generation = fields.number<std::uint64_t>();
-  return domain.generation <= state_->generation ? Status{} : damaged("impossible generation");
+  if (domain.generation > state_->generation) return damaged("impossible generation");
+  return read_own_limits(fields, domain);
+}
+
+Status SnapshotReader::read_own_limits(FieldReader& fields, Domain& domain) {
+  domain.features = fields.number<std::uint32_t>();
+  domain.own_limits = fields.number<std::uint32_t>();
+  if ((domain.features & ~kServerFeatures) != 0 || domain.own_limits >> all_quotas().size() != 0) {
+    return damaged("unknown features or limits");
+  }
+  for (std::size_t i = 0; i < all_quotas().size(); ++i) {
+    if ((domain.own_limits >> i & 1U) == 0) continue;
+    std::uint32_t& limit = domain.limits.*all_quotas()[i].limit;
+    limit = fields.number<std::uint32_t>();
+    if (limit > INT32_MAX) return damaged("impossible limit");
+  }
+  return {};
 }
 
 Status SnapshotReader::read_special(FieldReader& fields) {
@@ -237,7 +254,7 @@ Status SnapshotReader::read_access(FieldReader& fields) {
   std::int64_t before = transaction_->memory();
   transaction_->note(path, static_cast<std::uint8_t>(flags));
   transaction_->charge(path, charged);
-  session_->domain->memory += transaction_->memory() - before;
+  state_->domains.add_memory(*session_->domain, transaction_->memory() - before);
   return {};
 }
 
@@ -282,7 +299,9 @@ Status check_file_header(std::span<const std::byte>& bytes) {
   auto version = fields.number<std::uint32_t>();
   if (fields.number<std::uint32_t>() != crc32c(bytes.first(kSize - 4)))
     return damaged("wrong CRC of the file header");
-  if (version != kSnapshotVersion) return damaged("version " + std::to_string(version) + " is not supported");
+  if (version != kSnapshotVersion)
+    return damaged("version " + std::to_string(version) + " is not supported, this program knows " +
+                   std::to_string(kSnapshotVersion));
   bytes = bytes.subspan(kSize);
   return {};
 }

@@ -19,6 +19,9 @@ void populate(Store& s) {
   s.call(0, kSetTarget, "1|2|");
   s.call(0, kSetPerms, "@releaseDomain|n0|r1|");
   s.call(0, kControl, "quota|set|nodes|77|");
+  s.call(0, kSetQuota, "2|nodes|5|");
+  s.call(0, kSetQuota, "2|soft-memory|0|");
+  s.call(0, kSetFeature, "3|0|");
   s.call(0, kWatch, "@releaseDomain|w|1|");
   s.call(0, kWatch, "device|relative|");
   s.write(0, "/a/b/c", "value");
@@ -56,6 +59,10 @@ TEST(Snapshot, KeepsEverything) {
   EXPECT_EQ(other.said, s.said);
   EXPECT_EQ(other.begin(0), 3U);
   EXPECT_EQ(other.call(0, kGetPerms, "/a/b|"), "n1|r2|w3|");
+  EXPECT_EQ(other.call(0, kGetQuota, "2|nodes|"), "5|");
+  EXPECT_EQ(other.call(0, kGetQuota, "2|soft-memory|"), "0|");
+  EXPECT_EQ(other.call(0, kGetQuota, "1|nodes|"), "77|");
+  EXPECT_EQ(other.call(3, kGetFeature, ""), "0|");
   EXPECT_EQ(other.call(0, kRelease, "2|"), s.call(0, kRelease, "2|"));
   EXPECT_EQ(other.said, s.said);
 }

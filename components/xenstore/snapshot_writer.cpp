@@ -20,12 +20,7 @@ void write_permissions(RecordWriter& record, const PermissionSet& permissions) {
 void write_counters(RecordWriter& record, const State& state) {
   record.begin(RecordType::kCounters);
   record.number(state.generation).number(state.watch_sequence);
-  const Limits& limits = state.limits;
-  for (std::uint32_t limit :
-       {limits.nodes, limits.watches, limits.transactions, limits.outstanding, limits.transaction_nodes,
-        limits.memory, limits.memory_soft, limits.node_size, limits.path_max, limits.permissions}) {
-    record.number(limit);
-  }
+  for (const Quota& quota : all_quotas()) record.number(state.limits.*quota.limit);
   record.end();
 }
 
@@ -39,9 +34,14 @@ void write_special(RecordWriter& record, std::string_view name, const Permission
 void write_domain(RecordWriter& record, const Domain& domain) {
   record.begin(RecordType::kDomain);
   auto flags = static_cast<std::uint32_t>((domain.introduced ? 1 : 0) | (domain.shut_down ? 2 : 0) |
-                                          (domain.ended ? 4 : 0) | (domain.target ? 8 : 0));
+                                          (domain.ended ? 4 : 0) | (domain.target ? 8 : 0) |
+                                          (domain.soft_warned ? 16 : 0) | (domain.hard_warned ? 32 : 0));
   record.number(domain.domid).number(flags).number(domain.target.value_or(0)).number(domain.port);
   record.number(domain.mfn).number(domain.generation);
+  record.number(domain.features).number(domain.own_limits);
+  for (std::size_t i = 0; i < all_quotas().size(); ++i) {
+    if ((domain.own_limits >> i & 1U) != 0) record.number(domain.limits.*all_quotas()[i].limit);
+  }
   record.end();
 }
 

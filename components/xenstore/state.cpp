@@ -54,7 +54,7 @@ void State::close_session(Session& session) {
 
 Watch& State::add_watch(Session& session, Watch watch) {
   session.domain->watches += 1;
-  session.domain->memory += static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+  domains.add_memory(*session.domain, static_cast<std::int64_t>(watch.path.size() + watch.token.size()));
   std::uint64_t sequence = watch.sequence;
   Watch& added = session.watches.emplace(sequence, std::move(watch)).first->second;
   watches.add(added);
@@ -63,7 +63,7 @@ Watch& State::add_watch(Session& session, Watch watch) {
 
 void State::drop_watch(Session& session, Watch& watch) {
   session.domain->watches -= 1;
-  session.domain->memory -= static_cast<std::int64_t>(watch.path.size() + watch.token.size());
+  domains.add_memory(*session.domain, -static_cast<std::int64_t>(watch.path.size() + watch.token.size()));
   watches.remove(watch);
   session.watches.erase(std::uint64_t{watch.sequence});
 }
@@ -80,7 +80,7 @@ Transaction& State::add_transaction(Session& session, std::uint32_t id) {
 
 void State::drop_transaction(Session& session, Transaction& transaction) {
   session.domain->transactions -= 1;
-  session.domain->memory -= transaction.memory();
+  domains.add_memory(*session.domain, -transaction.memory());
   session.transactions.erase(transaction.id());
 }
 
@@ -110,11 +110,6 @@ Ref<PermissionSet>* State::special_permissions(std::string_view name) {
 
 namespace {
 
-constexpr std::array kQuotas = {&Limits::nodes,       &Limits::watches,           &Limits::transactions,
-                                &Limits::outstanding, &Limits::transaction_nodes, &Limits::memory,
-                                &Limits::memory_soft, &Limits::node_size,         &Limits::path_max,
-                                &Limits::permissions};
-
 }  // namespace
 
 std::uint64_t State::digest() const {
@@ -133,13 +128,16 @@ std::uint64_t State::fingerprint() const {
        {tree.node_count(), tree.version(), generation, watch_sequence, std::uint64_t{watches.size()}}) {
     hasher.add(count);
   }
-  for (std::uint32_t Limits::* quota : kQuotas) hasher.add(limits.*quota);
+  for (const Quota& quota : all_quotas()) hasher.add(limits.*quota.limit);
   domains.for_each([&](const Domain& domain) {
     hasher.add(domain.domid | std::uint64_t{domain.connections} << 32);
     hasher.add((domain.introduced ? 1U : 0U) | (domain.shut_down ? 2U : 0U) | (domain.ended ? 4U : 0U) |
                std::uint64_t{domain.target.value_or(0)} << 3 | std::uint64_t{domain.port} << 32);
     hasher.add(domain.mfn);
     hasher.add(domain.generation);
+    hasher.add(domain.own_limits | std::uint64_t{domain.features} << 32);
+    hasher.add((domain.soft_warned ? 1U : 0U) | (domain.hard_warned ? 2U : 0U));
+    for (const Quota& quota : all_quotas()) hasher.add(domain.limits.*quota.limit);
     for (std::int64_t used : {domain.nodes, domain.watches, domain.transactions, domain.memory}) {
       hasher.add(static_cast<std::uint64_t>(used));
     }
@@ -169,6 +167,25 @@ void Call::acknowledge() const {
   reply("OK\0"sv);
 }
 
+bool Call::is_allowed_path(std::string_view path) const {
+  if (session.privileged()) return is_path_within(path, kMaxRelativePath);
+  const std::uint32_t depth = limits().path_depth;
+  const std::uint32_t bytes = limits().path_max;
+  if (!is_path_within(path, bytes != 0 ? bytes : kMaxAbsolutePath)) return false;
+  // A level takes two bytes at least: short paths need no counting.
+  return depth == 0 || path.size() / 2 <= depth ||
+         static_cast<std::uint64_t>(std::ranges::count(path, '/')) <= depth;
+}
+
+ErrorCode Call::out_of_memory(Domain& domain) {
+  if (!domain.hard_warned && !domain.is_far_below(domain.limits.memory)) {
+    domain.hard_warned = mutated = true;
+    out.quota_warning(
+        {domain.domid, "memory", domain.limits.memory, static_cast<std::uint64_t>(domain.memory), true});
+  }
+  return ErrorCode::kNoMemory;
+}
+
 std::string domain_path(std::uint32_t domid) {
   return "/local/domain/" + std::to_string(domid);
 }
@@ -187,9 +204,13 @@ ErrorCode note(Call& call, std::string_view path, std::uint8_t flags) {
   if (transaction == nullptr) return ErrorCode::kNone;
   if (!call.session.privileged() && !transaction->knows(path)) {
     ErrorCode refused = ErrorCode::kNone;
-    auto room = static_cast<std::int64_t>(call.state.limits.memory) - call.session.domain->memory;
-    if (transaction->accesses().size() >= call.state.limits.transaction_nodes) refused = ErrorCode::kNoSpace;
-    if (room < static_cast<std::int64_t>(path.size())) refused = ErrorCode::kNoMemory;
+    Domain& domain = *call.session.domain;
+    if (exceeds(transaction->accesses().size() + 1, domain.limits.transaction_nodes)) {
+      refused = ErrorCode::kNoSpace;
+    }
+    auto bytes = domain.memory + static_cast<std::int64_t>(path.size());
+    if (exceeds(static_cast<std::uint64_t>(bytes), domain.limits.memory))
+      refused = call.out_of_memory(domain);
     if (refused != ErrorCode::kNone) {
       call.mutated = call.mutated || !transaction->failed;
       transaction->failed = true;
@@ -198,7 +219,7 @@ ErrorCode note(Call& call, std::string_view path, std::uint8_t flags) {
   }
   std::int64_t before = transaction->memory();
   call.mutated = transaction->note(path, flags) || call.mutated;
-  call.session.domain->memory += transaction->memory() - before;
+  call.state.domains.add_memory(*call.session.domain, transaction->memory() - before);
   return ErrorCode::kNone;
 }
 

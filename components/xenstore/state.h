@@ -65,10 +65,14 @@ struct State {
   // The node is what was written to `path`; if not, whoever wants to know is told.
   bool sound(std::string_view path, const Node& node);
 
-  Limits limits;
+  // A domain's own limit, or, for LimitChange::kEveryDomain, the global one and with it that of every domain
+  // that has none of its own. kNoEntry: unknown domain; kInvalid: no such limit.
+  ErrorCode set_limit(const LimitChange& change);
+
+  Limits limits;                 // the global ones
   std::uint64_t generation = 0;  // last number given out; counts every change of any node
   std::uint64_t watch_sequence = 0;
-  DomainTable domains{generation};
+  DomainTable domains{generation, limits};
   Tree tree;
   WatchIndex watches;
   std::vector<std::unique_ptr<Session>> sessions;  // by connection id
@@ -97,6 +101,11 @@ struct Call {
 
   Tree& tree() const { return transaction != nullptr ? transaction->tree : state.tree; }
   Accounts& accounts() const;
+  const Limits& limits() const { return session.domain->limits; }
+  // `path` is one, and within the caller's limits. Domain 0 is bound by the protocol alone.
+  bool is_allowed_path(std::string_view path) const;
+  // Refuses, because `domain` would hold too much, and sees that the operator is told.
+  ErrorCode out_of_memory(Domain& domain);
   void reply(std::span<const std::byte> bytes) const { out.reply(type, bytes); }
   void reply(std::string_view text) const { out.reply(type, as_bytes(text)); }
   void acknowledge() const;
@@ -131,6 +140,10 @@ ErrorCode handle_set_target(Call& call);
 ErrorCode handle_get_domain_path(Call& call);
 ErrorCode handle_is_domain_introduced(Call& call);
 ErrorCode handle_control(Call& call);
+ErrorCode handle_get_feature(Call& call);
+ErrorCode handle_set_feature(Call& call);
+ErrorCode handle_get_quota(Call& call);
+ErrorCode handle_set_quota(Call& call);
 
 // `name`, completed with the caller's /local/domain/<domid>/ if it is relative. Not validated.
 std::string_view resolve(Call& call, std::string_view name);

@@ -39,6 +39,11 @@ class PendingCharges final : public Accounts {
   std::int64_t nodes(std::uint32_t domid) const;
   std::int64_t bytes(std::uint32_t domid) const;
   void add(const PendingCharges& other);
+  // Calls with domid, nodes and bytes of each change.
+  template <typename Function>
+  void for_each(Function function) const {
+    for (const Change& change : changes_) function(change.domid, change.nodes, change.bytes);
+  }
   void apply_to(DomainTable& domains) const;
 
  private:

@@ -16,13 +16,28 @@ bool sound_changes(State& state, const Transaction& transaction) {
   });
 }
 
-ErrorCode check_commit(const Call& call, const Transaction& transaction) {
-  if (transaction.failed) return ErrorCode::kNoMemory;
-  std::int64_t made = transaction.charges.nodes(call.session.domid);
-  if (!call.session.privileged() && made > 0 &&
-      call.session.domain->nodes + made > std::int64_t{call.state.limits.nodes}) {
+// Each owner can hold what the transaction adds to its nodes: others may have added to them meanwhile.
+ErrorCode check_owners(Call& call, const Transaction& transaction) {
+  const Domain& caller = *call.session.domain;
+  std::int64_t made = transaction.charges.nodes(caller.domid);
+  if (made > 0 && exceeds(static_cast<std::uint64_t>(caller.nodes + made), caller.limits.nodes)) {
     return ErrorCode::kNoSpace;
   }
+  Domain* full = nullptr;
+  transaction.charges.for_each([&](std::uint32_t domid, std::int64_t, std::int64_t bytes) {
+    Domain* domain = call.state.domains.find(domid);
+    if (domain == nullptr || domid == 0 || (full != nullptr && full->domid < domid)) return;
+    std::int64_t freed = domid == caller.domid ? transaction.memory() : 0;
+    auto memory = static_cast<std::uint64_t>(domain->memory - freed + bytes);
+    if (bytes > freed && exceeds(memory, domain->limits.memory)) full = domain;
+  });
+  return full != nullptr ? call.out_of_memory(*full) : ErrorCode::kNone;
+}
+
+ErrorCode check_commit(Call& call, const Transaction& transaction) {
+  if (transaction.failed) return ErrorCode::kNoMemory;
+  ErrorCode error = call.session.privileged() ? ErrorCode::kNone : check_owners(call, transaction);
+  if (error != ErrorCode::kNone) return error;
   if (transaction.conflicts_with(call.state.tree)) return ErrorCode::kAgain;
   return sound_changes(call.state, transaction) ? ErrorCode::kNone : ErrorCode::kIo;
 }
@@ -61,7 +76,8 @@ void fire_deferred(State& state, const Transaction& transaction, Output& out) {
 ErrorCode handle_transaction_start(Call& call) {
   if (call.transaction != nullptr) return ErrorCode::kBusy;
   Session& session = call.session;
-  if (!session.privileged() && session.transactions.size() >= call.state.limits.transactions) {
+  if (!session.privileged() && exceeds(static_cast<std::uint64_t>(session.domain->transactions) + 1,
+                                       session.domain->limits.transactions)) {
     return ErrorCode::kNoSpace;
   }
   // Ids count up for each connection; 0 means no transaction, and an id may still be open after a wrap.

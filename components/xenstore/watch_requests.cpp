@@ -18,6 +18,7 @@ ErrorCode parse_watch(Call& call, WatchArguments& parsed) {
   std::string_view rest = call.payload;
   std::string_view name = take_argument(rest).value_or("");
   parsed.token = take_argument(rest).value_or("");
+  if (count == 3 && (call.session.domain->features & kFeatureWatchDepth) == 0) return ErrorCode::kInvalid;
   if (count == 3) {
     std::int64_t depth = leading_number(take_argument(rest).value_or(""));
     if (depth < 0) return ErrorCode::kInvalid;
@@ -25,18 +26,17 @@ ErrorCode parse_watch(Call& call, WatchArguments& parsed) {
   }
   parsed.path = resolve(call, name);
   parsed.prefix = static_cast<std::uint32_t>(parsed.path.size() - name.size());
-  bool valid = is_special(name) ? name.size() <= kMaxRelativePath
-                                : is_path_within(parsed.path, call.state.limits.path_max);
+  bool valid = is_special(name) ? name.size() <= kMaxRelativePath : call.is_allowed_path(parsed.path);
   return valid ? ErrorCode::kNone : ErrorCode::kInvalid;
 }
 
-ErrorCode check_watch_limits(const Call& call, const WatchArguments& watch) {
+ErrorCode check_watch_limits(Call& call, const WatchArguments& watch) {
   if (call.session.privileged()) return ErrorCode::kNone;
-  const Domain& domain = *call.session.domain;
-  if (domain.watches >= std::int64_t{call.state.limits.watches}) return ErrorCode::kTooBig;
-  auto bytes = static_cast<std::int64_t>(watch.path.size() + watch.token.size());
-  return domain.memory + bytes > std::int64_t{call.state.limits.memory} ? ErrorCode::kNoMemory
-                                                                        : ErrorCode::kNone;
+  Domain& domain = *call.session.domain;
+  if (exceeds(static_cast<std::uint64_t>(domain.watches) + 1, domain.limits.watches))
+    return ErrorCode::kTooBig;
+  std::uint64_t bytes = static_cast<std::uint64_t>(domain.memory) + watch.path.size() + watch.token.size();
+  return exceeds(bytes, domain.limits.memory) ? call.out_of_memory(domain) : ErrorCode::kNone;
 }
 
 }  // namespace

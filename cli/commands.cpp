@@ -404,6 +404,48 @@ void add_upgrade(CLI::App& tree, Invocation& invocation) {
   set_action(upgrading, invocation, typed, upgrade);
 }
 
+struct QuotaChange {
+  std::string component;
+  std::vector<std::string> words;  // [DOMID] NAME VALUE
+};
+
+bool is_number(const std::string& text) {
+  constexpr std::size_t kMostDigits = 18;
+  return !text.empty() && text.size() <= kMostDigits &&
+         text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+Outcome<void> set_quota(Session& session, const QuotaChange& typed) {
+  const std::string& value = typed.words.back();
+  if (!is_number(value)) return fail(ExitCode::kUsage, "'" + value + "' is no number (0: unlimited)");
+  v1::SetQuotaRequest request;
+  request.set_component(typed.component);
+  if (typed.words.size() == 3) {
+    if (!is_number(typed.words[0])) {
+      return fail(ExitCode::kUsage, "'" + typed.words[0] + "' is no domain's number");
+    }
+    request.set_subject("domain " + typed.words[0]);
+  }
+  request.set_name(typed.words[typed.words.size() - 2]);
+  request.set_value(std::stoull(value));
+  v1::SetQuotaResponse response;
+  if (Outcome<void> done = session.client.act(request, response); !done) return done;
+  return show(session, response, [](const v1::SetQuotaResponse&) { return ""; });
+}
+
+void add_quota(CLI::App& tree, Invocation& invocation) {
+  CLI::App& quota = *command(tree, "quota", "Limits of components' clients");
+  quota.require_subcommand(1);
+  CLI::App& set = *command(quota, "set", "Change a limit, at once: for one domain, else the default for all");
+  const auto typed = std::make_shared<QuotaChange>();
+  component_argument(set, typed->component)->required();
+  set.add_option("limit", typed->words, "which limit and its new value (0: unlimited)")
+      ->type_name("[DOMID] NAME VALUE")
+      ->expected(2, 3)
+      ->required();
+  set_action(set, invocation, typed, set_quota);
+}
+
 struct LogLevel {
   std::string level;
   std::string component;
@@ -526,6 +568,7 @@ void add_commands(CLI::App& tree, Invocation& invocation) {
   add_inject(tree, invocation);
   add_faults(tree, invocation);
   add_clear(tree, invocation);
+  add_quota(tree, invocation);
   add_log_level(tree, invocation);
   add_config(tree, invocation);
   add_version(tree, invocation);

@@ -297,11 +297,12 @@ std::string quotas_view(const v1::ListQuotasResponse& list, const Layout& layout
   Table table({{"COMPONENT"}, {"CLIENT"}, {"QUOTA"}, {"USED", Align::kRight}, {"LIMIT", Align::kRight}});
   for (const v1::Quota& quota : list.quotas()) {
     const bool full = quota.limit() != 0 && quota.used() >= quota.limit();
-    table.add({{quota.component(), Style::kBold},
-               {quota.subject().empty() ? "(default)" : quota.subject()},
-               {quota.name()},
-               {std::to_string(quota.used()), full ? Style::kBad : Style::kPlain},
-               {quota.limit() == 0 ? "unlimited" : std::to_string(quota.limit())}});
+    table.add(
+        {{quota.component(), Style::kBold},
+         {quota.subject().empty() ? "(default)" : quota.subject()},
+         {quota.name()},
+         {quota.subject().empty() ? "-" : std::to_string(quota.used()), full ? Style::kBad : Style::kPlain},
+         {quota.limit() == 0 ? "unlimited" : std::to_string(quota.limit())}});
   }
   return table.render(layout);
 }

@@ -97,7 +97,8 @@ class Component {
   void send_all(const contract::ToInstance& message);
   // Asks the active instance; `reply` is called once, with the answer or a failure.
   using Reply = std::function<void(Result<std::string> body)>;
-  void query(const std::string& what, Reply reply);
+  // `body` is what the question is about, where it needs one.
+  void query(const std::string& what, Reply reply, const std::string& body = {});
 
   // A dependency became ready.
   void check_dependencies();

@@ -189,7 +189,7 @@ void Component::send_all(const contract::ToInstance& message) {
 
 // ---- queries ----
 
-void Component::query(const std::string& what, Reply reply) {
+void Component::query(const std::string& what, Reply reply, const std::string& body) {
   Instance* instance = active();
   if (instance == nullptr || !instance->link || !instance->ready) {
     return reply(failure(ErrorKind::kRefused, name() + " has no active instance to ask"));
@@ -202,6 +202,7 @@ void Component::query(const std::string& what, Reply reply) {
   contract::ToInstance message;
   message.mutable_query()->set_id(id);
   message.mutable_query()->set_what(what);
+  message.mutable_query()->set_body(body);
   instance->link->send(std::move(message));
   services_.loop.after(kQueryDeadline, [this, id] {
     answer_query(id, failure(ErrorKind::kTimeout, name() + " does not answer"));

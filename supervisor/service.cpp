@@ -98,6 +98,7 @@ const std::vector<Service::Method>& Service::methods() {
       {"Disable", true, &S::parsed<v1::DisableRequest, &S::disable>},
       {"ListCustody", false, &S::parsed<v1::ListCustodyRequest, &S::list_custody>},
       {"ListQuotas", false, &S::parsed<v1::ListQuotasRequest, &S::list_quotas>},
+      {"SetQuota", true, &S::parsed<v1::SetQuotaRequest, &S::set_quota>},
       {"SetLogLevel", true, &S::parsed<v1::SetLogLevelRequest, &S::set_log_level>},
       {"GetVersion", false, &S::parsed<v1::GetVersionRequest, &S::get_version>},
   };
@@ -339,6 +340,21 @@ void Service::list_quotas(const CallPtr& call, const v1::ListQuotasRequest& requ
       }
     });
   }
+}
+
+void Service::set_quota(const CallPtr& call, const v1::SetQuotaRequest& request) {
+  Component* component = named(call, request.component());
+  if (component == nullptr) return;
+  if (component->config().kind != ComponentKind::kNative) {
+    return call->fail(Code::kFailedPrecondition, request.component() + " has no quotas");
+  }
+  component->query(
+      "set-quota",
+      [call](Result<std::string> body) {
+        if (!body) return call->fail(body.error());
+        call->reply(v1::SetQuotaResponse());
+      },
+      request.SerializeAsString());
 }
 
 // ---- the core itself ----

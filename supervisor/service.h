@@ -68,6 +68,7 @@ class Service {
   void disable(const CallPtr& call, const v1::DisableRequest& request);
   void list_custody(const CallPtr& call, const v1::ListCustodyRequest& request);
   void list_quotas(const CallPtr& call, const v1::ListQuotasRequest& request);
+  void set_quota(const CallPtr& call, const v1::SetQuotaRequest& request);
   void set_log_level(const CallPtr& call, const v1::SetLogLevelRequest& request);
   void get_version(const CallPtr& call, const v1::GetVersionRequest& request);
 

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/quota_service.h"
 #include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"
 
@@ -101,7 +102,9 @@ Result<CustodySettings> CustodySettings::from(const Instance& instance) {
   if (!snapshot) return forward(std::move(snapshot));
   const Geometry geometry{static_cast<std::uint32_t>(*connections), 16 * 1024,
                           static_cast<std::uint32_t>(std::bit_ceil(*out))};
-  return CustodySettings{geometry, *journal, *snapshot};
+  auto limits = limits_from(instance.welcome().settings());
+  if (!limits) return forward(std::move(limits));
+  return CustodySettings{geometry, *journal, *snapshot, *limits};
 }
 
 bool Custody::complete(const CustodyStore& store) {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "components/xenstore/layout.h"
+#include "components/xenstore/limits.h"
 #include "runtime/instance.h"
 #include "runtime/journal.h"
 #include "runtime/memfd.h"
@@ -14,6 +15,7 @@ struct CustodySettings {
   Geometry geometry;
   std::uint64_t journal_bytes;
   std::uint64_t snapshot_bytes;  // the most one snapshot may take
+  Limits limits = {};            // with which a fresh state begins
 
   // From the settings handed to the component; kInvalid names the one that is impossible.
   static Result<CustodySettings> from(const Instance& instance);

@@ -117,6 +117,17 @@ void Executor::execute(std::uint32_t slot, const Request& request) {
   finish(tail, next_serial());
 }
 
+Status Executor::set_limits(std::span<const LimitChange> changes) {
+  if (!can_journal()) return failure(ErrorKind::kExhausted, "the journal is full until the next snapshot");
+  ++input_number_;
+  entries_.clear();  // it concerns no connection
+  current_ = 0;
+  if (auto set = replica_.engine().set_limits(changes, *this); !set) return set;
+  kRequestExecuted.pass();
+  finish(journal(InputKind::kLimits, {std::as_bytes(changes)}), next_serial());
+  return {};
+}
+
 void Executor::refuse(std::uint32_t slot, const Request& request, ErrorCode error) {
   begin(slot);
   entries_[0].parsed += sizeof request.header + request.payload.size();

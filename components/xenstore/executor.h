@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "components/xenstore/commit.h"
@@ -38,6 +40,13 @@ class Executor : private Output {
   // Answers it with an error instead; nothing else changes.
   void refuse(std::uint32_t slot, const Request& request, ErrorCode error);
 
+  // Changes limits, all or none (Engine::set_limits); kExhausted if the journal has no room now.
+  Status set_limits(std::span<const LimitChange> changes);
+  // What domains use of their limits.
+  std::vector<QuotaRow> quotas() const { return replica_.engine().quotas(*this); }
+  // Domains that came up to a limit since the last call.
+  std::vector<QuotaWarning> take_quota_warnings() { return std::exchange(quota_warnings_, {}); }
+
   // Is there room for a reply? If not, try again after sending.
   bool has_room(std::uint32_t slot) const;
   // Is there room in the journal? If not, try again after a snapshot. There is always room left for every
@@ -64,6 +73,7 @@ class Executor : private Output {
 
   void reply(std::uint32_t type, std::span<const std::byte> payload) override;
   void event(ConnectionId to, std::span<const std::byte> payload) override;
+  void quota_warning(const QuotaWarning& warning) override { quota_warnings_.push_back(warning); }
 
   std::uint64_t event_bound(const Slot& slot) const;
   void begin(std::uint32_t slot);
@@ -88,6 +98,7 @@ class Executor : private Output {
   std::vector<std::uint32_t> overflowed_;
   bool congested_ = false;
   bool deadly_ = false;
+  std::vector<QuotaWarning> quota_warnings_;
 };
 
 }  // namespace bulkhead::xenstore

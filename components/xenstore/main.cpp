@@ -62,7 +62,9 @@ Status serve() {
   }
   Server server(*instance, *server_settings, *follower.custody(), *follower.replica(), *ring,
                 follower.faults());
-  if (auto taken = server.take_over({owner.incarnation, owner.acquired_ns, *predecessor_died}); !taken) {
+  if (auto taken =
+          server.take_over({owner.incarnation, owner.acquired_ns, *predecessor_died, settings->limits});
+      !taken) {
     return forward(std::move(taken), "cannot take over");
   }
   auto ended = server.run();

@@ -1,6 +1,7 @@
 #include "components/xenstore/replica.h"
 
 #include <cstring>
+#include <vector>
 
 #include "components/xenstore/protocol.h"
 #include "components/xenstore/snapshot_store.h"
@@ -63,6 +64,12 @@ Status Replica::execute(const JournalRecord& record) {
                        "the state is damaged, found at position " + std::to_string(position_));
       }
       return {};
+    }
+    case InputKind::kLimits: {
+      if (payload.empty() || payload.size() % sizeof(LimitChange) != 0) break;
+      std::vector<LimitChange> changes(payload.size() / sizeof(LimitChange));
+      std::memcpy(changes.data(), payload.data(), payload.size());
+      return engine_.set_limits(changes, discard);
     }
   }
   return failure(ErrorKind::kInvalid,

@@ -14,6 +14,7 @@ enum class InputKind : std::uint32_t {
   kConnect = 1,     // payload: ConnectInput
   kDisconnect = 2,  // no payload
   kRequest = 3,     // payload: Header, then the message's payload
+  kLimits = 4,      // payload: LimitChange, once or more; the subject means nothing
 };
 
 struct ConnectInput {

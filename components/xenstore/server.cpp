@@ -8,6 +8,7 @@
 #include "bulkhead/v1/bulkhead.pb.h"
 #include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
+#include "components/xenstore/quota_service.h"
 #include "runtime/clock.h"
 
 namespace bulkhead::xenstore {
@@ -81,6 +82,7 @@ Status Server::take_over(const Takeover& takeover) {
     if (!*more) break;
   }
   kTakeoverReplayed.pass();
+  if (auto begun = begin_limits(takeover.limits); !begun) return begun;
   forget_connections_of_lost_ring();
   count_output();
   for (const Quarantine::Condemned& one : condemned) condemn(one);
@@ -115,6 +117,14 @@ void Server::count_output() {
     connections_.unstage(i);
     if (connections_.slot(i).state.load() == SlotState::kOpen) delivery_.resume(i);
   }
+}
+
+// Nothing was ever executed: the settings hold. Later the state's own limits do, whatever the settings say by
+// then; so every instance that replays the journal from its beginning begins with the same ones.
+Status Server::begin_limits(const Limits& limits) {
+  if (custody_.journal().tail() != 0) return {};
+  const auto changes = changes_between(replica_.engine().limits(), limits);
+  return changes.empty() ? Status{} : executor_.set_limits(changes);
 }
 
 void Server::resume_connections() {
@@ -199,6 +209,7 @@ void Server::housekeeping(std::int64_t now) {
   faults_.turn(now);
   resume_delayed(now);
   clear_suspects();
+  tell_quota_warnings();
   ring_doorbell();
   pace(now);
   keep_journal_short();
@@ -273,20 +284,32 @@ void Server::answer_query(const contract::Query& query) {
   auto* reply = message.mutable_reply();
   reply->set_id(query.id());
   if (query.what() == "quotas") {
-    v1::ListQuotasResponse response;
-    for (const QuotaRow& row : replica_.engine().quotas()) {
-      auto* quota = response.add_quotas();
-      quota->set_component(instance_.welcome().component());
-      quota->set_subject("domain " + std::to_string(row.domid));
-      quota->set_name(std::string(row.name));
-      quota->set_limit(row.limit);
-      quota->set_used(row.used);
-    }
-    reply->set_body(response.SerializeAsString());
+    reply->set_body(
+        list_quotas(instance_.welcome().component(), replica_.engine().limits(), executor_.quotas())
+            .SerializeAsString());
+  } else if (query.what() == "set-quota") {
+    if (auto set = set_quota(query); !set) reply->set_error(set.error().message());
   } else {
     reply->set_error("unknown query \"" + query.what() + "\"");
   }
   (void)instance_.send(message);
+}
+
+Status Server::set_quota(const contract::Query& query) {
+  v1::SetQuotaRequest request;
+  if (!request.ParseFromString(query.body()))
+    return failure(ErrorKind::kInvalid, "the request cannot be parsed");
+  auto change = limit_change_of(request);
+  if (!change) return forward(std::move(change));
+  return executor_.set_limits({&*change, 1});
+}
+
+void Server::tell_quota_warnings() {
+  for (const QuotaWarning& warning : executor_.take_quota_warnings()) {
+    const std::string text = describe(warning);
+    spdlog::warn("{}", text);
+    (void)instance_.send_finding("quota", text, "domain " + std::to_string(warning.domid));
+  }
 }
 
 }  // namespace bulkhead::xenstore

@@ -14,8 +14,8 @@
 #include "components/xenstore/quarantine.h"
 #include "components/xenstore/replica.h"
 #include "components/xenstore/run_queue.h"
-#include "components/xenstore/server_settings.h"
 #include "components/xenstore/scrubber.h"
+#include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"
 #include "components/xenstore/write_limit.h"
 #include "runtime/adopted_ring.h"
@@ -30,6 +30,7 @@ class Server {
     std::uint64_t incarnation;
     std::int64_t acquired_ns;
     bool predecessor_died;
+    Limits limits;  // in force from the start if the state is fresh
   };
 
   // Everything must outlive the server.
@@ -69,6 +70,7 @@ class Server {
   Status turn();
   Status prepare_ring();
   void count_output();
+  Status begin_limits(const Limits& limits);
   void resume_connections();
   void forget_connections_of_lost_ring();
 
@@ -123,6 +125,8 @@ class Server {
   void pace(std::int64_t now);
   void obey(const contract::ToInstance& order);
   void answer_query(const contract::Query& query);
+  Status set_quota(const contract::Query& query);
+  void tell_quota_warnings();
   void report_active(const Takeover& takeover, std::uint64_t replayed);
   std::int64_t next_deadline() const;
   [[noreturn]] void end_damaged(const std::string& what);

@@ -158,8 +158,8 @@ bool Server::throttle(std::uint32_t index, const Header& header) {
   Flight& flight = flights_[index];
   if (flight.delayed) return true;
   const std::uint32_t domid = connections_.slot(index).domid;
-  const std::uint32_t outstanding = replica_.engine().limits().outstanding;
-  if (delivery_.of_domain(domid).replies >= outstanding) {
+  const std::uint32_t outstanding = replica_.engine().limits_of(domid).outstanding;
+  if (outstanding != 0 && delivery_.of_domain(domid).replies >= outstanding) {
     if (!std::exchange(flight.throttled, true)) throttled_.push_back(index);
     return true;
   }

@@ -108,10 +108,6 @@ Ref<PermissionSet>* State::special_permissions(std::string_view name) {
   return nullptr;
 }
 
-namespace {
-
-}  // namespace
-
 std::uint64_t State::digest() const {
   Hasher hasher;
   hasher.add(tree.digest());

@@ -91,13 +91,16 @@ TEST_F(ServerTest, ForwardsAUnaryCall) {
 }
 
 TEST_F(ServerTest, ForwardsUnderTheMethodsOwnName) {
-  for (const char* name : {"Restart", "ClearFaults", "SetLogLevel", "WatchIncidents"}) {
+  for (const char* name : {"Restart", "ClearFaults", "SetQuota", "SetLogLevel", "WatchIncidents"}) {
     core_.on(name,
              [&](const EdgeRequest& request) { core_.refuse(request.id(), Code{9}, request.method()); });
   }
   v1::RestartResponse restarted;
   v1::ClearFaultsResponse cleared;
   v1::SetLogLevelResponse level;
+  v1::SetQuotaResponse quota;
+  grpc::ClientContext e;
+  EXPECT_EQ(stub_->SetQuota(&e, {}, &quota).error_message(), "SetQuota");
   grpc::ClientContext a;
   grpc::ClientContext b;
   grpc::ClientContext c;

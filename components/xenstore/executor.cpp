@@ -12,7 +12,6 @@ namespace {
 
 // What may wait for one client while too much waits for all.
 constexpr std::uint64_t kLeanShare = 16 * 1024;
-constexpr std::uint64_t kUndelivered = 256 * 1024;
 
 }  // namespace
 
@@ -22,6 +21,7 @@ Executor::Executor(Custody& custody, Connections& connections, Replica& replica,
       replica_(replica),
       bounds_(bounds),
       commit_(custody, connections),
+      delivery_(connections),
       touched_in_(connections.capacity()) {}
 
 bool Executor::has_room(std::uint32_t slot) const {
@@ -37,7 +37,9 @@ bool Executor::has_room(std::uint32_t slot) const {
 std::uint64_t Executor::event_bound(const Slot& slot) const {
   const std::uint64_t all = custody_.geometry().out_bytes;
   if (connections_.unsent_of_all() > bounds_.unsent_of_all) return std::min(2 * kLeanShare, all);
-  return slot.domid == 0 ? all : std::min(kUndelivered, all);
+  if (slot.domid == 0) return all;
+  const std::uint64_t limit = replica_.engine().limits_of(slot.domid).undelivered;
+  return limit == 0 ? all : std::min(limit, all);
 }
 
 void Executor::redo() {
@@ -80,7 +82,10 @@ void Executor::finish(std::uint64_t journal_tail, std::uint64_t next_serial) {
   for (CommitEntry& entry : entries_) entry.produced = connections_.staged(entry.slot);
   commit_.make(entries_, journal_tail, next_serial);
   replica_.advance(journal_tail);
-  for (const CommitEntry& entry : entries_) woken_.push_back(entry.slot);
+  for (const CommitEntry& entry : entries_) {
+    delivery_.produced(entry.slot);
+    woken_.push_back(entry.slot);
+  }
 }
 
 void Executor::connect(std::uint32_t slot, std::uint32_t domid) {
@@ -93,6 +98,7 @@ void Executor::connect(std::uint32_t slot, std::uint32_t domid) {
   replica_.engine().connect(slot, domid);
   const ConnectInput input{serial, domid, 0};
   finish(journal(InputKind::kConnect, {std::as_bytes(std::span(&input, 1))}), serial + 1);
+  delivery_.opened(slot);
 }
 
 void Executor::disconnect(std::uint32_t slot) {
@@ -101,6 +107,7 @@ void Executor::disconnect(std::uint32_t slot) {
   replica_.engine().disconnect(slot, *this);
   std::erase(overflowed_, slot);  // whoever gets the slot next has done nothing
   finish(journal(InputKind::kDisconnect, {}), next_serial());
+  delivery_.closed(slot);
 }
 
 void Executor::execute(std::uint32_t slot, const Request& request) {

@@ -10,6 +10,7 @@
 
 #include "components/xenstore/commit.h"
 #include "components/xenstore/connections.h"
+#include "components/xenstore/delivery.h"
 #include "components/xenstore/protocol.h"
 #include "components/xenstore/replica.h"
 
@@ -55,6 +56,9 @@ class Executor : private Output {
     return custody_.journal().free() >= Journal::kMaxRecord + connections_.capacity() * kEndRecord;
   }
 
+  // What waits for guests, kept in step here; sends and takeovers are told to it by the server.
+  Delivery& delivery() { return delivery_; }
+
   // The input executed last woke so many that it counts as much work.
   bool touched_many() const { return entries_.size() > kManyEntries; }
   // It made an event for an unprivileged client's connection that does not keep up with reading.
@@ -73,6 +77,12 @@ class Executor : private Output {
 
   void reply(std::uint32_t type, std::span<const std::byte> payload) override;
   void event(ConnectionId to, std::span<const std::byte> payload) override;
+  std::uint32_t outstanding_requests(std::uint32_t domid) const override {
+    return delivery_.of_domain(domid).replies;
+  }
+  std::uint64_t undelivered_bytes(std::uint32_t domid) const override {
+    return delivery_.most_bytes_of_domain(domid);
+  }
   void quota_warning(const QuotaWarning& warning) override { quota_warnings_.push_back(warning); }
 
   std::uint64_t event_bound(const Slot& slot) const;
@@ -87,6 +97,7 @@ class Executor : private Output {
   Replica& replica_;
   Bounds bounds_;
   Commit commit_;
+  Delivery delivery_;
 
   // The input being executed.
   std::uint32_t current_ = 0;

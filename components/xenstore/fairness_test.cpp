@@ -67,11 +67,9 @@ class DeliveryTest : public testing::Test {
     process_.executor.connect(0, 0);
     process_.executor.connect(1, 7);
     process_.executor.connect(2, 7);
-    for (std::uint32_t slot = 0; slot < 3; ++slot) delivery_.resume(slot);
   }
   void call(std::uint32_t slot, std::uint32_t type, std::string_view payload) {
     process_.call(slot, type, payload);
-    for (std::uint32_t i = 0; i < 3; ++i) delivery_.produced(i);
   }
   void read_bytes(std::uint32_t slot, std::uint64_t count) {
     process_.connections.set_sent(slot, process_.connections.slot(slot).sent.load() + count);
@@ -83,7 +81,7 @@ class DeliveryTest : public testing::Test {
 
   MemoryCustody store_ = small_custody();
   Incarnation process_{store_};
-  Delivery delivery_{process_.connections};
+  Delivery& delivery_ = process_.executor.delivery();
 };
 
 TEST_F(DeliveryTest, CountsRepliesAndEventsUntilTheyAreReadAsAWhole) {
@@ -99,7 +97,26 @@ TEST_F(DeliveryTest, CountsRepliesAndEventsUntilTheyAreReadAsAWhole) {
   EXPECT_EQ(counts(delivery_.of_connection(1)), "0,0");
   EXPECT_EQ(counts(delivery_.of_domain(7)), "1,0");
   process_.executor.disconnect(2);
-  delivery_.ended(2);
+  EXPECT_EQ(counts(delivery_.of_domain(7)), "0,0");
+}
+
+TEST_F(DeliveryTest, EventsAreCountedWhoeverMadeThem) {
+  call(1, kWatch, "/x|t|");
+  read_bytes(1, 40);
+  call(0, kWrite, "/x|");
+  call(0, kSetPerms, "/x|b7|");
+  call(0, kWrite, "/x|v");
+  EXPECT_EQ(counts(delivery_.of_connection(1)), "0,2");
+  read_bytes(1, 21);
+  EXPECT_EQ(counts(delivery_.of_connection(1)), "0,1");
+  EXPECT_EQ(delivery_.most_bytes_of_domain(7), 21U);
+}
+
+// What a closing connection's last completions tell is nobody's business any more.
+TEST_F(DeliveryTest, SentAfterTheEndChangesNothing) {
+  call(1, kRead, "/|");
+  process_.executor.disconnect(1);
+  read_bytes(1, 16);
   EXPECT_EQ(counts(delivery_.of_domain(7)), "0,0");
 }
 
@@ -116,8 +133,8 @@ TEST_F(DeliveryTest, ASuccessorCountsTheSame) {
     Incarnation next(store_);
     next.take_over();
     Delivery counted(next.connections);
-    counted.resume(1);
-    counted.resume(2);
+    counted.opened(1);
+    counted.opened(2);
     ASSERT_EQ(counts(counted.of_connection(1)), counts(delivery_.of_connection(1))) << i;
     ASSERT_EQ(counts(counted.of_domain(7)), counts(delivery_.of_domain(7))) << i;
   }
@@ -130,7 +147,7 @@ TEST_F(DeliveryTest, ASuccessorFindsTheBoundary) {
   Incarnation next(store_);
   next.take_over();
   Delivery counted(next.connections);
-  counted.resume(1);
+  counted.opened(1);
   EXPECT_EQ(counts(counted.of_connection(1)), "0,1");
   EXPECT_EQ(next.connections.slot(1).boundary.load(), 19U);
 }

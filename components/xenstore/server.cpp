@@ -36,7 +36,6 @@ Server::Server(Instance& instance, const ServerSettings& settings, Custody& cust
       faults_(faults),
       connections_(custody),
       executor_(custody, connections_, replica, {.unsent_of_all = settings.unsent_limit}),
-      delivery_(connections_),
       quarantine_(custody, connections_),
       write_limit_(settings.write_limit),
       snapshots_(custody),
@@ -115,7 +114,7 @@ void Server::forget_connections_of_lost_ring() {
 void Server::count_output() {
   for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
     connections_.unstage(i);
-    if (connections_.slot(i).state.load() == SlotState::kOpen) delivery_.resume(i);
+    if (connections_.slot(i).state.load() == SlotState::kOpen) executor_.delivery().opened(i);
   }
 }
 

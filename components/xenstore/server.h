@@ -9,7 +9,6 @@
 
 #include "components/xenstore/completion.h"
 #include "components/xenstore/connections.h"
-#include "components/xenstore/delivery.h"
 #include "components/xenstore/executor.h"
 #include "components/xenstore/quarantine.h"
 #include "components/xenstore/replica.h"
@@ -139,7 +138,6 @@ class Server {
   InstanceFaults& faults_;
   Connections connections_;
   Executor executor_;
-  Delivery delivery_;
   Quarantine quarantine_;
   WriteLimit write_limit_;
   SnapshotStore snapshots_;

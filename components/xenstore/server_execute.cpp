@@ -107,7 +107,7 @@ Server::Next Server::execute_next(std::uint32_t index) {
   }
   if (flights_[index].broken) {  // nobody reads: the room is free
     connections_.set_sent(index, slot.produced.load());
-    delivery_.sent(index);
+    executor_.delivery().sent(index);
   }
   if (!executor_.has_room(index)) return Next::kNothing;  // until the client reads
   if (slot.domid != 0 && throttle(index, request.header)) return Next::kNothing;
@@ -133,7 +133,6 @@ void Server::execute_one(std::uint32_t slot, const Request& request) {
   if (poisonous) suffer_poison(request);
   executor_.execute(slot, request);
   if (connections_.slot(slot).domid == 0) return;
-  delivery_.produced(slot);
   if (executor_.congested()) delay(slot, monotonic_ns() + kCongestionPause);
 }
 
@@ -159,7 +158,7 @@ bool Server::throttle(std::uint32_t index, const Header& header) {
   if (flight.delayed) return true;
   const std::uint32_t domid = connections_.slot(index).domid;
   const std::uint32_t outstanding = replica_.engine().limits_of(domid).outstanding;
-  if (outstanding != 0 && delivery_.of_domain(domid).replies >= outstanding) {
+  if (outstanding != 0 && executor_.delivery().of_domain(domid).replies >= outstanding) {
     if (!std::exchange(flight.throttled, true)) throttled_.push_back(index);
     return true;
   }

@@ -90,7 +90,7 @@ void Server::sent(const Ticket& told, int result) {
   if (result > 0 && told.matches(before))
     connections_.set_sent(told.subject, before + static_cast<std::uint64_t>(result));
   kSendCounted.pass();
-  delivery_.sent(told.subject);
+  executor_.delivery().sent(told.subject);
   if (!own(told)) return;
   Flight& flight = flights_[told.subject];
   flight.sending = false;
@@ -127,7 +127,6 @@ void Server::accepted(const Ticket& told, int result) {
   if (!told.matches(executor_.next_serial())) return;
   executor_.connect(told.subject, domain_of_new_client(custody_.control(), monotonic_ns()));
   kAcceptCommitted.pass();
-  delivery_.resume(told.subject);
   flights_[told.subject] = Flight{.flushing = flights_[told.subject].flushing};
   mark_flush(told.subject);
 }
@@ -141,7 +140,6 @@ void Server::closed(const Ticket& told, int /*result*/) {
   if (slot.state.load() != SlotState::kClosing || !told.matches(slot.serial.load())) return;
   connections_.set_sent(told.subject, slot.produced.load());
   connections_.shrink_output(told.subject);
-  delivery_.ended(told.subject);
   slot.state.store(SlotState::kFree);
   maybe_free_ = std::min(maybe_free_, told.subject);
   full_ = false;

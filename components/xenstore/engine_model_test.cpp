@@ -258,6 +258,16 @@ TEST_P(ModelRun, RepliesEventsAndErrorsAreTheModels) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, ModelRun, testing::Range(1, 13));
 
+// What every domain may use and uses, in words.
+std::string usage_of(const Engine& engine) {
+  std::string text;
+  for (const QuotaRow& row : engine.quotas()) {
+    text += std::to_string(row.domid) + " " + std::string(row.name) + " " + std::to_string(row.used) + "/" +
+            std::to_string(row.limit) + "\n";
+  }
+  return text;
+}
+
 class SelfRun : public testing::TestWithParam<int> {};
 
 // An engine that is given only what the other says must be logged ends as the same engine, byte by byte.
@@ -281,6 +291,8 @@ TEST_P(SelfRun, ReplayOfTheLogGivesTheSameEngine) {
       ASSERT_EQ(active.digest(), digest) << describe(request);
     }
     ASSERT_EQ(active.digest(), standby.digest());
+    ASSERT_EQ(usage_of(active), usage_of(standby)) << step;
+    ASSERT_EQ(active.fingerprint(), standby.fingerprint()) << step;
     if (step % 2000 == 0) {
       ASSERT_EQ(write_snapshot(active), write_snapshot(standby)) << step;
     }
@@ -303,11 +315,14 @@ TEST_P(SelfRun, RestoredEnginesGoOnIdentically) {
     Status sound = restored->check();
     ASSERT_TRUE(sound) << sound.error().message();
     ASSERT_EQ(restored->digest(), engine.digest());
+    ASSERT_EQ(usage_of(*restored), usage_of(engine));
+    ASSERT_EQ(restored->fingerprint(), engine.fingerprint());
     ASSERT_EQ(write_snapshot(*restored), at_once);
     for (int step = 0; step < 500; ++step) {
       RandomRequest request = generator.next();
       std::vector<std::string> said = execute(engine, request);
       ASSERT_EQ(execute(*restored, request), said) << describe(request);
+      ASSERT_EQ(usage_of(*restored), usage_of(engine)) << describe(request);
       learn(generator, request, said);
       writer.step(64, sliced);
     }

@@ -127,6 +127,7 @@ void Executor::execute(std::uint32_t slot, const Request& request) {
 Status Executor::set_limits(std::span<const LimitChange> changes) {
   if (!can_journal()) return failure(ErrorKind::kExhausted, "the journal is full until the next snapshot");
   ++input_number_;
+  congested_ = false;
   entries_.clear();  // it concerns no connection
   current_ = 0;
   if (auto set = replica_.engine().set_limits(changes, *this); !set) return set;

@@ -77,6 +77,7 @@ class Executor : private Output {
 
   void reply(std::uint32_t type, std::span<const std::byte> payload) override;
   void event(ConnectionId to, std::span<const std::byte> payload) override;
+  // Replies that were not read are requests not answered yet.
   std::uint32_t outstanding_requests(std::uint32_t domid) const override {
     return delivery_.of_domain(domid).replies;
   }

@@ -178,6 +178,43 @@ TEST_F(LimitsInCustody, ADamagedRecordIsRefused) {
   }
 }
 
+TEST_F(LimitsInCustody, WhatWaitsForADomainIsInTheTable) {
+  Incarnation owner(store_);
+  owner.executor.connect(0, 3);
+  owner.executor.connect(1, 3);
+  owner.call(0, kRead, "/nothing|");
+  owner.call(0, kRead, "/nothing|");
+  owner.call(1, kWatch, "/tool|token|");
+  std::map<std::string, std::uint64_t> used;
+  for (const QuotaRow& row : owner.executor.quotas()) {
+    if (row.domid == 3) used[std::string(row.name)] = row.used;
+  }
+  EXPECT_EQ(used["outstanding"], 3U);  // and an event, which is no reply
+  EXPECT_EQ(used["undelivered"], std::max<std::uint64_t>(2 * (16 + 7), 16 + 3 + 16 + 12));
+  owner.send(0);
+  owner.send(1);
+  for (const QuotaRow& row : owner.executor.quotas()) {
+    if (row.name == "undelivered") {
+      EXPECT_EQ(row.used, 0U);
+    }
+  }
+}
+
+TEST_F(LimitsInCustody, TheLimitOfUndeliveredBytesIsTheDomains) {
+  Incarnation owner(store_);
+  owner.executor.connect(0, 0);
+  owner.executor.connect(1, 3);
+  owner.executor.connect(2, 4);
+  ASSERT_TRUE(owner.executor.set_limits(std::vector{change("undelivered", 300, 3)}));
+  owner.call(0, kSetPerms, "@introduceDomain|r0|");
+  owner.call(1, kWatch, "@introduceDomain|token|");
+  owner.call(2, kWatch, "@introduceDomain|token|");
+  for (int domid = 10; domid < 20; ++domid) owner.call(0, kIntroduce, std::to_string(domid) + "|1|1|");
+  const auto cut = owner.executor.take_overflowed();
+  EXPECT_FALSE(cut.empty());
+  for (const std::uint32_t slot : cut) EXPECT_EQ(slot, 1U);
+}
+
 TEST_F(LimitsInCustody, WarningsReachWhoeverServes) {
   Incarnation owner(store_);
   owner.executor.connect(0, 0);

@@ -12,6 +12,10 @@ constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
 }
 
+std::unexpected<Error> damaged(std::uint64_t position) {
+  return failure(ErrorKind::kInvalid, "journal damaged at position " + std::to_string(position));
+}
+
 }  // namespace
 
 Result<UniqueFd> Journal::create(std::size_t bytes) {
@@ -31,7 +35,8 @@ Result<Journal> Journal::open(BorrowedFd segment) {
   if (!mapping) return forward(std::move(mapping), "cannot open the journal");
   const auto* header = mapping->at<Header>(0);
   const std::uint64_t capacity = header->capacity;
-  if (header->magic != kMagic || capacity == 0 || capacity != mapping->size() - kDataOffset) {
+  const bool possible = capacity >= kMaxRecord && capacity % kAlignment == 0;
+  if (header->magic != kMagic || !possible || capacity != mapping->size() - kDataOffset) {
     return failure(ErrorKind::kInvalid, "cannot open the journal: the segment holds something else");
   }
   return Journal(std::move(*mapping), capacity);
@@ -79,7 +84,9 @@ std::uint64_t Journal::prepare(std::uint32_t kind, std::uint32_t subject,
 
 Status Journal::read(std::uint64_t position, JournalRecord& record) const {
   const std::uint64_t room = capacity_ - position % capacity_;
-  if (room < sizeof(RecordHeader)) return read(position + room, record);
+  const std::uint64_t left = tail() - position;  // no record that counts is longer
+  if (room < sizeof(RecordHeader) && room < left) return read(position + room, record);
+  if (room < sizeof(RecordHeader)) return damaged(position);
   RecordHeader raw{};
   std::memcpy(&raw, at(position), sizeof raw);
   const bool fits = raw.position == position && raw.length <= room - sizeof raw;
@@ -92,14 +99,16 @@ Status Journal::read(std::uint64_t position, JournalRecord& record) const {
   if (fits && padding) {
     RecordHeader bare = raw;
     bare.length = 0;
-    if (raw.crc == checksum(bare, nullptr) && position + room < tail()) return read(position + room, record);
+    if (raw.crc == checksum(bare, nullptr) && room < left) return read(position + room, record);
   } else if (fits && raw.length <= kMaxPayload && raw.crc == checksum(raw, record.payload.data())) {
+    const std::uint64_t size = align_up(sizeof raw + raw.length, kAlignment);
+    if (size > left) return damaged(position);
     record.kind = raw.kind;
     record.subject = raw.subject;
-    record.next = position + align_up(sizeof raw + raw.length, kAlignment);
+    record.next = position + size;
     return {};
   }
-  return failure(ErrorKind::kInvalid, "journal damaged at position " + std::to_string(position));
+  return damaged(position);
 }
 
 }  // namespace bulkhead

@@ -131,5 +131,31 @@ TEST_F(JournalTest, ForeignSegmentIsRefused) {
   EXPECT_FALSE(Journal::open(other->borrow()).has_value());
 }
 
+// Its checksum is right, but whoever committed this tail has not committed this record.
+TEST_F(JournalTest, RecordBeyondTheTailIsDamage) {
+  Journal journal = open();
+  const std::uint64_t tail = append(journal, 1, "payload");
+  journal.commit(tail - 8);
+  JournalRecord record;
+  const auto read = journal.read(0, record);
+  ASSERT_FALSE(read.has_value());
+  EXPECT_EQ(read.error().kind(), ErrorKind::kInvalid);
+  journal.commit(tail);
+  EXPECT_TRUE(journal.read(0, record).has_value());
+}
+
+// No record fits, or none is aligned: reading would never come to an end.
+TEST_F(JournalTest, ImpossibleCapacityIsRefused) {
+  for (const std::uint64_t capacity : {std::uint64_t{8}, std::uint64_t{4096}, Journal::kMaxRecord + 1}) {
+    auto segment = create_memfd("journal", 4096 + capacity);
+    ASSERT_TRUE(segment.has_value());
+    auto mapping = Mapping::map(segment->borrow(), 1);
+    ASSERT_TRUE(mapping.has_value());
+    *mapping->at<std::uint64_t>(0) = 0x316c6e4a'6b6c7542;
+    *mapping->at<std::uint64_t>(8) = capacity;
+    EXPECT_FALSE(Journal::open(segment->borrow()).has_value()) << capacity;
+  }
+}
+
 }  // namespace
 }  // namespace bulkhead

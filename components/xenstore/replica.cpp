@@ -47,10 +47,13 @@ Status Replica::execute(const JournalRecord& record) {
       ConnectInput input{};
       if (payload.size() != sizeof input) break;
       std::memcpy(&input, payload.data(), sizeof input);
+      // The engine takes these two on trust.
+      if (record.subject >= custody_.geometry().max_connections || input.domid >= kFirstReservedDomain) break;
       engine_.connect(record.subject, input.domid);
       return {};
     }
     case InputKind::kDisconnect:
+      if (!payload.empty()) break;
       engine_.disconnect(record.subject, discard);
       return {};
     case InputKind::kRequest: {

@@ -158,12 +158,18 @@ TEST_F(ReplicaTest, RecordsOfUnknownShape) {
     const Header h{kWrite, 1, 0, length};
     return std::string(reinterpret_cast<const char*>(&h), sizeof h);
   };
+  const auto connected = [](std::uint32_t domid) {
+    const ConnectInput input{9, domid, 0};
+    return std::string(reinterpret_cast<const char*>(&input), sizeof input);
+  };
   const std::vector<std::pair<std::uint32_t, std::string>> records{
       {4, ""},
       {0xffffffff, message(kWrite, "/a|x")},
       {1, ""},
       {1, std::string(15, '\0')},
       {1, std::string(17, '\0')},
+      {1, connected(kFirstReservedDomain)},
+      {2, "x"},
       {3, ""},
       {3, std::string(15, '\0')},
       {3, header(5) + "/a"},
@@ -182,6 +188,8 @@ TEST_F(ReplicaTest, RecordsOfUnknownShape) {
     position = journal().tail();
     replica_.advance(position);
   }
+  append(1, custody_.geometry().max_connections, connected(1));
+  EXPECT_EQ(failure_of_follow().kind(), ErrorKind::kInvalid);
   EXPECT_TRUE(write_snapshot(replica_.engine()) == write_snapshot(owner_.replica.engine()));
 }
 

@@ -78,6 +78,11 @@ Status SnapshotReader::read_counters(FieldReader& fields) {
   counters_read_ = true;
   state_->generation = fields.number<std::uint64_t>();
   state_->watch_sequence = fields.number<std::uint64_t>();
+  // No store lives long enough to count so far; one that began there would wrap, and take an old node for a
+  // new one.
+  constexpr std::uint64_t kCeiling = std::uint64_t{1} << 62;
+  if (state_->generation > kCeiling || state_->watch_sequence > kCeiling)
+    return damaged("impossible counter");
   for (const Quota& quota : all_quotas()) {
     state_->limits.*quota.limit = fields.number<std::uint32_t>();
     if (state_->limits.*quota.limit > INT32_MAX) return damaged("impossible limit");
@@ -195,7 +200,8 @@ Status SnapshotReader::read_node(FieldReader& fields) {
   if (!permissions) return forward(std::move(permissions));
   content.permissions = std::move(*permissions);
   content.value = fields.bytes();
-  if (!is_path(path) || !fields.complete()) return damaged("impossible");
+  if (!is_path(path) || content.value.size() > kMaxPayload || !fields.complete())
+    return damaged("impossible");
   if (content.generation > state_->generation || content.data_generation > content.generation) {
     return damaged("impossible generation of " + std::string(path));
   }

@@ -8,6 +8,7 @@
 
 #include "components/xenstore/engine_test_support.h"
 #include "components/xenstore/snapshot_format.h"
+#include "components/xenstore/tree.h"
 
 namespace bulkhead::xenstore::test {
 namespace {
@@ -184,6 +185,46 @@ TEST(Snapshot, ForgedFieldsNeverCrash) {
     EXPECT_FALSE(write_snapshot(other.engine).empty());
   }
   EXPECT_GT(accepted, 100);
+}
+
+// The counters at the front of the first record.
+TEST(Snapshot, CountersThatWouldWrapAreRefused) {
+  Store s;
+  for (const std::size_t at : {24U, 32U}) {
+    std::vector<std::byte> bytes = write_snapshot(s.engine);
+    for (std::size_t i = 0; i < 8; ++i) bytes[at + i] = std::byte{0xff};
+    forge_checksums(bytes);
+    EXPECT_FALSE(read_snapshot(bytes)) << at;
+  }
+}
+
+// A forged snapshot of nothing but "/", with this value.
+std::vector<std::byte> snapshot_of_root(std::string_view value) {
+  const core::Permission nobody{.domid = 0, .rights = 0, .ignored = 0};
+  core::Node root;
+  root.permissions = core::PermissionSet::make({&nobody, 1});
+  root.bytes = core::SharedArray<std::byte>::make(as_bytes(value));
+  std::vector<std::byte> bytes = write_snapshot(Engine());
+  std::uint32_t length = 0;
+  std::memcpy(&length, bytes.data() + 20, sizeof length);
+  bytes.resize(16 + core::kRecordHead + length + core::kRecordTail);  // the counters stay
+  core::RecordWriter record(bytes);
+  record.begin(core::RecordType::kTree);
+  record.number(std::uint32_t{0}).number(core::kNoTree).number(std::uint64_t{1}).end();
+  record.begin(core::RecordType::kNode);
+  record.number(std::uint64_t{1}).number(std::uint64_t{1}).text("/").number(std::uint32_t{1});
+  record.number(nobody.domid).number(nobody.rights).number(nobody.ignored).text(value).end();
+  record.begin(core::RecordType::kTreeEnd);
+  record.number(std::uint64_t{1}).number(core::node_hash("/", root)).end();
+  record.begin(core::RecordType::kEnd);
+  record.end();
+  return bytes;
+}
+
+// A client could be told such a value only in a reply that is longer than any message.
+TEST(Snapshot, ValueLongerThanAMessageIsRefused) {
+  EXPECT_TRUE(read_snapshot(snapshot_of_root(std::string(kMaxPayload, 'v'))));
+  EXPECT_FALSE(read_snapshot(snapshot_of_root(std::string(kMaxPayload + 1, 'v'))));
 }
 
 TEST(Snapshot, GarbageIsRefused) {

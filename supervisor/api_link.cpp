@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "runtime/seqpacket.h"
+#include "supervisor/text.h"
 
 namespace bulkhead::supervisor {
 namespace {
@@ -77,7 +78,7 @@ void Call::fail(Code code, const std::string& message) {
   EdgeReply reply;
   reply.set_id(id_);
   reply.set_code(static_cast<std::uint32_t>(code));
-  reply.set_message(message.substr(0, kMaxMessageBytes));
+  reply.set_message(std::string(cut_text(message, kMaxMessageBytes)));
   link_->send(std::move(reply), nullptr);
   end();
 }

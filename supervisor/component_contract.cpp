@@ -3,6 +3,7 @@
 
 #include "runtime/clock.h"
 #include "supervisor/component.h"
+#include "supervisor/text.h"
 
 namespace bulkhead::supervisor {
 namespace {
@@ -10,20 +11,22 @@ namespace {
 constexpr std::int64_t kQueryDeadline = 2 * kSecond;
 constexpr std::size_t kMaxQueries = 64;
 constexpr int kMaxNames = 256;  // crash points and fault kinds of a Hello
+constexpr std::size_t kMaxNameBytes = 64;
 constexpr std::size_t kMaxTextBytes = 1024;
 
 // What an instance says about itself is kept in the manifest: bounded.
 contract::Hello bounded(contract::Hello hello) {
   while (hello.crash_points_size() > kMaxNames) hello.mutable_crash_points()->RemoveLast();
   while (hello.fault_kinds_size() > kMaxNames) hello.mutable_fault_kinds()->RemoveLast();
-  for (std::string& name : *hello.mutable_crash_points()) name.resize(std::min<std::size_t>(name.size(), 64));
-  for (std::string& name : *hello.mutable_fault_kinds()) name.resize(std::min<std::size_t>(name.size(), 64));
-  hello.mutable_program_version()->resize(std::min<std::size_t>(hello.program_version().size(), 64));
+  const auto shorten = [](std::string& text) { text.resize(cut_text(text, kMaxNameBytes).size()); };
+  std::ranges::for_each(*hello.mutable_crash_points(), shorten);
+  std::ranges::for_each(*hello.mutable_fault_kinds(), shorten);
+  shorten(*hello.mutable_program_version());
   return hello;
 }
 
 std::string bounded(const std::string& text) {
-  return text.substr(0, kMaxTextBytes);
+  return std::string(cut_text(text, kMaxTextBytes));
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <array>
 #include <utility>
 
+#include "supervisor/text.h"
+
 namespace bulkhead::supervisor {
 
 namespace {
@@ -56,7 +58,7 @@ constexpr const char* kDeleteFirst =
 std::string joined_steps(const v1::Incident& incident) {
   std::string lines;
   for (int i = 0; i < std::min(incident.steps_size(), kMaxSteps); ++i) {
-    std::string step = incident.steps(i).substr(0, kMaxText);
+    std::string step(cut_text(incident.steps(i), kMaxText));
     std::replace(step.begin(), step.end(), '\n', ' ');
     lines += (i == 0 ? "" : "\n") + step;
   }
@@ -95,7 +97,7 @@ class IncidentStore::Database::Statement {
   // Counters are unsigned, SQLite's integers are not: the bits are kept.
   Statement& bind(std::uint64_t value) { return bind(static_cast<std::int64_t>(value)); }
   Statement& bind(std::string_view text) {
-    text = text.substr(0, kMaxText);
+    text = cut_text(text, kMaxText);
     sqlite3_bind_text(it_, next_++, text.data(), static_cast<int>(text.size()), SQLITE_TRANSIENT);
     return *this;
   }
@@ -241,7 +243,7 @@ Result<std::int64_t> IncidentStore::Database::insert(const v1::Incident& inciden
   insert_->restart();
   const std::int64_t id = sqlite3_last_insert_rowid(db_);
   if (done) {
-    ++counts_[incident.component().substr(0, kMaxText)];
+    ++counts_[std::string(cut_text(incident.component(), kMaxText))];
     ++total_;
     done = prune(limits, incident.time_unix_us());
   }

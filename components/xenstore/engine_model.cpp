@@ -1,6 +1,9 @@
 #include "components/xenstore/engine_model.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cstdlib>
 
 namespace bulkhead::xenstore::test {
 namespace {
@@ -45,19 +48,38 @@ unsigned rights_of(char letter) {
   return letter == 'r' ? kRead1 : letter == 'w' ? kWrite1 : letter == 'b' ? kRead1 | kWrite1 : 0;
 }
 
+// In any base strtol() accepts, but without blanks.
+std::optional<std::uint32_t> permission_domid(const std::string& text) {
+  if (text.empty() || std::isspace(static_cast<unsigned char>(text[0])) != 0) return std::nullopt;
+  errno = 0;
+  char* end = nullptr;
+  const unsigned long long value = std::strtoull(text.c_str(), &end, 0);
+  if (errno != 0 || end != text.c_str() + text.size()) return std::nullopt;
+  return static_cast<std::uint32_t>(value);
+}
+
 std::optional<ModelPermissions> parse(std::string_view rest, std::size_t count) {
   ModelPermissions out;
   for (std::size_t i = 0; i < count; ++i) {
     std::string_view text = take_argument(rest).value_or("");
     if (text.size() < 2 || std::string_view("nrwb").find(text[0]) == std::string_view::npos)
       return std::nullopt;
-    for (char c : text.substr(1)) {
-      if (c < '0' || c > '9') return std::nullopt;  // the generator makes decimal numbers only
-    }
-    auto domid = static_cast<std::uint32_t>(leading_number(text.substr(1)));
-    out.push_back({domid, text[0], domid >= kFirstReservedDomain});
+    auto domid = permission_domid(std::string(text.substr(1)));
+    if (!domid) return std::nullopt;
+    out.push_back({*domid, text[0], *domid >= kFirstReservedDomain});
   }
   return out;
+}
+
+// What is no domain's number must not become one when it is cut to 32 bits.
+std::uint32_t domid_of(std::string_view text) {
+  std::int64_t number = leading_number(text);
+  return number < 0 || number > UINT32_MAX ? UINT32_MAX : static_cast<std::uint32_t>(number);
+}
+
+// Newer xenstoreds have another name for one of them.
+std::string quota_name(const std::string& name) {
+  return name == "node-permissions" ? "permissions" : name;
 }
 
 class Silence : public Output {
@@ -140,10 +162,11 @@ void Model::execute(ConnectionId id, std::uint32_t type, std::string_view payloa
 }
 
 Model::Code Model::dispatch(View& view, std::uint32_t type, std::uint32_t transaction) {
-  bool known = type < kTypeCount && type != kWatchEvent && type != kError && type != 20 && type != kControl;
+  bool known = type < kTypeCount && type != kWatchEvent && type != kError && type != 20;
   if (!known) return Code::kNotSupported;
   bool special = type == kIntroduce || type == kRelease || type == kIsDomainIntroduced || type == kResume ||
-                 type == kSetTarget || type == kGetQuota || type == kSetQuota || type == kSetFeature;
+                 type == kSetTarget || type == kControl || type == kGetQuota || type == kSetQuota ||
+                 type == kSetFeature;
   if (special && !view.privileged()) return Code::kAccess;
   bool outside = type == kWatch || type == kUnwatch || type >= kGetFeature;
   if (transaction != 0 && !outside) {
@@ -189,6 +212,14 @@ Model::Code Model::dispatch(View& view, std::uint32_t type, std::uint32_t transa
       return release(view);
     case kSetTarget:
       return set_target(view);
+    case kResume:
+      return resume(view);
+    case kIsDomainIntroduced:
+      return is_introduced(view);
+    case kGetDomainPath:
+      return domain_path(view);
+    case kControl:
+      return control(view);
     case kGetQuota:
       return get_quota(view);
     case kSetQuota:
@@ -793,15 +824,15 @@ void Model::forget_connections_state(std::uint32_t domid) {
 Model::Code Model::introduce(View& view) {
   if (count_arguments(view.payload) < 3) return Code::kInvalid;
   std::string_view rest = view.payload;
-  std::int64_t domid = leading_number(*take_argument(rest));
+  std::uint32_t id = domid_of(*take_argument(rest));
   std::int64_t mfn = leading_number(*take_argument(rest));
   std::int64_t port = leading_number(*take_argument(rest));
-  if (port <= 0 || domid < 0 || domid >= kFirstReservedDomain) return Code::kInvalid;
-  auto id = static_cast<std::uint32_t>(domid);
+  if (port <= 0 || port > UINT32_MAX || id >= kFirstReservedDomain) return Code::kInvalid;
   know(id);
   bool first = !domains_[id].introduced;
   domains_[id].introduced = true;
   domains_[id].ended = false;
+  if (first) domains_[id].shut_down = false;
   if (id != 0) forget_connections_state(id);
   view.out.domain_introduced(id, static_cast<std::uint64_t>(mfn), static_cast<std::uint32_t>(port));
   if (first) fire_special("@introduceDomain", id, view.out);
@@ -819,11 +850,22 @@ void Model::remove_owned(const std::string& path, Output& out) {
   fire(path, before, true, out);
 }
 
-Model::Code Model::release(View& view) {
+// The introduced domain that is the only argument; never domain 0.
+Model::Code Model::only_domain(const View& view, std::uint32_t& domid) const {
   auto argument = only_argument(view.payload);
-  if (!argument || leading_number(*argument) == 0) return Code::kInvalid;
-  auto domid = static_cast<std::uint32_t>(leading_number(*argument));
-  if (!domains_.contains(domid) || !domains_[domid].introduced) return Code::kNoEntry;
+  if (!argument || domid_of(*argument) == 0) return Code::kInvalid;
+  domid = domid_of(*argument);
+  return introduced(domid) ? Code::kNone : Code::kNoEntry;
+}
+
+bool Model::introduced(std::uint32_t domid) const {
+  auto found = domains_.find(domid);
+  return found != domains_.end() && found->second.introduced;
+}
+
+Model::Code Model::release(View& view) {
+  std::uint32_t domid = 0;
+  if (Code error = only_domain(view, domid); error != Code::kNone) return error;
   forget_connections_state(domid);
   auto owned = [&](const ModelNode& node) { return node.permissions[0].domid == domid; };
   if (tree_.contains(home(domid)) && owned(tree_[home(domid)])) remove_owned(home(domid), view.out);
@@ -865,13 +907,75 @@ Model::Code Model::release(View& view) {
 Model::Code Model::set_target(View& view) {
   if (count_arguments(view.payload) < 2) return Code::kInvalid;
   std::string_view rest = view.payload;
-  auto domid = static_cast<std::uint32_t>(leading_number(*take_argument(rest)));
-  auto target = static_cast<std::uint32_t>(leading_number(*take_argument(rest)));
-  for (std::uint32_t id : {domid, target}) {
-    if (!domains_.contains(id) || !domains_[id].introduced) return Code::kNoEntry;
-  }
+  std::uint32_t domid = domid_of(*take_argument(rest));
+  std::uint32_t target = domid_of(*take_argument(rest));
+  if (!introduced(domid) || !introduced(target)) return Code::kNoEntry;
   domains_[domid].target = target;
   ok(view.out, kSetTarget);
+  return Code::kNone;
+}
+
+Model::Code Model::resume(View& view) {
+  std::uint32_t domid = 0;
+  if (Code error = only_domain(view, domid); error != Code::kNone) return error;
+  domains_[domid].shut_down = false;
+  ok(view.out, kResume);
+  return Code::kNone;
+}
+
+Model::Code Model::is_introduced(View& view) {
+  auto argument = only_argument(view.payload);
+  if (!argument) return Code::kInvalid;
+  std::uint32_t domid = domid_of(*argument);
+  bool yes = domid == kFirstReservedDomain || introduced(domid);  // the former: whoever asks
+  view.out.reply(kIsDomainIntroduced, as_bytes(yes ? "T\0"sv : "F\0"sv));
+  return Code::kNone;
+}
+
+Model::Code Model::domain_path(View& view) {
+  auto argument = only_argument(view.payload);
+  if (!argument) return Code::kInvalid;
+  std::string path = home(domid_of(*argument)) + '\0';
+  view.out.reply(kGetDomainPath, as_bytes(path));
+  return Code::kNone;
+}
+
+void Model::domain_shut_down(std::uint32_t domid, Output& out) {
+  if (!introduced(domid) || domains_[domid].shut_down) return;
+  domains_[domid].shut_down = true;
+  fire_special("@releaseDomain", domid, out);
+}
+
+// ---- CONTROL ----
+
+// What sets limits, logs or checks. The texts of help and of the quota tables are for people; they are not
+// modelled.
+Model::Code Model::control(View& view) {
+  std::string_view rest = view.payload;
+  std::vector<std::string_view> words;
+  while (auto word = take_argument(rest)) words.push_back(*word);
+  if (words.empty()) return Code::kInvalid;
+  if (words[0] == "quota" || words[0] == "quota-soft") return control_quota(view, words);
+  if (words[0] == "log" && words.size() == 2 && (words[1] == "on" || words[1] == "off")) {
+    view.out.log_control("log " + std::string(words[1]));
+  } else if (words[0] == "print" && words.size() == 2) {
+    view.out.log_control("print " + std::string(words[1]));
+  } else if (words[0] != "check" || words.size() != 1) {
+    return Code::kInvalid;
+  }
+  ok(view.out, kControl);
+  return Code::kNone;
+}
+
+Model::Code Model::control_quota(View& view, const std::vector<std::string_view>& words) {
+  if (words.size() != 4 || words[1] != "set") return Code::kInvalid;
+  bool soft = words[0] == "quota-soft";
+  if (!soft && words[2].starts_with("soft-")) return Code::kInvalid;
+  std::string name = quota_name(std::string(soft ? "soft-" : "").append(words[2]));
+  std::int64_t value = leading_number(words[3]);
+  if (!limits_.contains(name) || value < 1 || value > INT32_MAX) return Code::kInvalid;
+  limits_[name] = static_cast<std::uint32_t>(value);
+  ok(view.out, kControl);
   return Code::kNone;
 }
 
@@ -958,7 +1062,7 @@ Model::Code Model::get_quota(View& view) {
   if (count == 2) {
     if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
   }
-  std::string name(*take_argument(rest));
+  std::string name = quota_name(std::string(*take_argument(rest)));
   if (!limits_.contains(name)) return Code::kInvalid;
   view.out.reply(kGetQuota, as_bytes(std::to_string(limit(domid, name)) + '\0'));
   return Code::kNone;
@@ -972,7 +1076,7 @@ Model::Code Model::set_quota(View& view) {
   if (count == 3) {
     if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
   }
-  std::string name(*take_argument(rest));
+  std::string name = quota_name(std::string(*take_argument(rest)));
   std::string value(*take_argument(rest));
   bool number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
   if (!limits_.contains(name) || !number || leading_number(value) > INT32_MAX) return Code::kInvalid;

@@ -86,6 +86,8 @@ class Model {
 
   void connect(ConnectionId id, std::uint32_t domid);
   void disconnect(ConnectionId id, Output& out);
+  void domain_shut_down(std::uint32_t domid, Output& out);
+  // All but the texts of CONTROL help and of the quota tables, which are answered with EINVAL.
   void execute(ConnectionId id, std::uint32_t type, std::string_view payload, std::uint32_t transaction,
                Output& out);
 
@@ -121,6 +123,12 @@ class Model {
   Code introduce(View& view);
   Code release(View& view);
   Code set_target(View& view);
+  Code resume(View& view);
+  Code is_introduced(View& view);
+  Code domain_path(View& view);
+  Code control(View& view);
+  Code control_quota(View& view, const std::vector<std::string_view>& words);
+  Code only_domain(const View& view, std::uint32_t& domid) const;
   Code get_quota(View& view);
   Code set_quota(View& view);
   Code get_feature(View& view);
@@ -134,6 +142,7 @@ class Model {
   std::map<std::uint32_t, std::int64_t> memory() const;
 
   void know(std::uint32_t domid);
+  bool introduced(std::uint32_t domid) const;
   void change(View& view, const std::string& path);
   void charge(View& view, const std::string& path);
   unsigned rights(std::uint32_t domid, const ModelPermissions& permissions, std::uint64_t generation) const;

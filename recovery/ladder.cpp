@@ -12,7 +12,7 @@ constexpr std::array<std::string_view, kRungs> kNames = {"hand over", "quarantin
                                                          "isolate"};
 constexpr std::array<std::string_view, kRungs> kMeaning = {
     "the standby continues", "the request that kills its server is refused", "start again from custody",
-    "start empty and rebuild from the outside", "stop trying; a person is needed"};
+    "go on with what can be read of custody", "stop trying; a person is needed"};
 
 std::size_t index(Rung rung) {
   return static_cast<std::size_t>(rung);
@@ -21,6 +21,7 @@ std::size_t index(Rung rung) {
 bool applies(Rung rung, const Situation& situation) {
   if (rung == Rung::kHandOver) return situation.standby_present;
   if (rung == Rung::kQuarantine) return situation.same_request;
+  if (rung == Rung::kReconcile) return situation.custody_damaged;
   return true;
 }
 
@@ -37,6 +38,12 @@ Rung choose(const LadderPolicy& policy, const History& history, const Situation&
   // Two owners in a row died on one request: handing it to a third would only kill that one too.
   const bool poisoned =
       situation.same_request && affordable(policy, history, Rung::kQuarantine, situation.deliberate, now_ns);
+  // A second start from the same custody, so that nothing is given up because of something that passes; a
+  // third would be no different.
+  if (situation.custody_damaged && history.uses(Rung::kRebuild, now_ns, policy.window_ns) > 0 &&
+      affordable(policy, history, Rung::kReconcile, situation.deliberate, now_ns)) {
+    return Rung::kReconcile;
+  }
   for (std::size_t i = poisoned ? index(Rung::kQuarantine) : 0; i < kRungs; ++i) {
     const Rung rung = static_cast<Rung>(i);
     if (applies(rung, situation) && affordable(policy, history, rung, situation.deliberate, now_ns))

@@ -15,7 +15,7 @@ enum class Rung : unsigned char {
   kHandOver,    // the standby continues where the failed instance stopped
   kQuarantine,  // the request that killed two owners in a row is answered with an error
   kRebuild,     // start again from custody: snapshot and log (foreign: simply start again)
-  kReconcile,   // start empty and rebuild from the outside; lossy
+  kReconcile,   // custody is damaged: go on with what can be read; lossy
   kIsolate,     // stop trying; a person is needed
 };
 inline constexpr std::size_t kRungs = 5;
@@ -49,6 +49,7 @@ struct Situation {
   bool standby_present = false;  // an instance that will own the component when the failed one is gone
   bool same_request = false;     // two owners in a row died on one request
   bool deliberate = false;       // an injected fault or an operator: it costs no budget
+  bool custody_damaged = false;  // an instance could not read what it was to start from
 };
 
 struct Step {

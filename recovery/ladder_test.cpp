@@ -99,6 +99,24 @@ TEST(Ladder, QuarantinesARequestThatKillsInsteadOfHandingItOn) {
   EXPECT_EQ(next_step(native(), History{}, poisoned, 0).rung, Rung::kHandOver);
 }
 
+TEST(Ladder, GivesSomethingUpOnlyAfterARebuildThatFoundCustodyDamaged) {
+  auto policy = native();
+  policy[Rung::kReconcile] = {true, 1};
+  History history;
+  Situation damaged;
+  damaged.custody_damaged = true;
+  EXPECT_EQ(take_step(policy, history, damaged, 0).rung, Rung::kRebuild);
+  EXPECT_EQ(take_step(policy, history, damaged, 0).rung, Rung::kReconcile);
+  // Once: what is damaged again at once is not to be given up bit by bit.
+  EXPECT_EQ(take_step(policy, history, damaged, 0).rung, Rung::kRebuild);
+  EXPECT_EQ(take_step(policy, history, damaged, 0).rung, Rung::kIsolate);
+  // Never for any other reason, and never if not offered.
+  History other;
+  for (const Rung rung : {Rung::kRebuild, Rung::kRebuild, Rung::kIsolate})
+    EXPECT_EQ(take_step(policy, other, kAlone, 0).rung, rung);
+  EXPECT_EQ(take_step(native(), history, damaged, 0).rung, Rung::kIsolate);
+}
+
 TEST(Ladder, SaysWhatHappensNext) {
   const auto policy = native();
   History history;

@@ -225,20 +225,31 @@ Status Instance::send_finding(const std::string& finding, const std::string& evi
   return send(message);
 }
 
-void Instance::end_damaged(const std::string& evidence) {
+namespace {
+
+contract::FromInstance accusation(const char* finding, const std::string& evidence,
+                                  contract::Accused accused) {
   contract::FromInstance message;
-  message.mutable_finding()->set_finding(kIntegrityFinding);
+  message.mutable_finding()->set_finding(finding);
   message.mutable_finding()->set_evidence(evidence);
-  message.mutable_finding()->set_accused(contract::ACCUSED_SELF);
-  (void)send(message);  // a core that cannot be told still sees the exit status
+  message.mutable_finding()->set_accused(accused);
+  return message;
+}
+
+}  // namespace
+
+void Instance::end_damaged(const std::string& evidence) {
+  // A core that cannot be told still sees the exit status.
+  (void)send(accusation(kIntegrityFinding, evidence, contract::ACCUSED_SELF));
   ::_exit(kDamagedStatus);
 }
 
+Status Instance::report_damaged_custody(const std::string& evidence) {
+  return send(accusation(kCustodyFinding, evidence, contract::ACCUSED_CUSTODY));
+}
+
 Status Instance::accuse_owner(std::uint64_t incarnation, const std::string& evidence) {
-  contract::FromInstance message;
-  message.mutable_finding()->set_finding(kIntegrityFinding);
-  message.mutable_finding()->set_evidence(evidence);
-  message.mutable_finding()->set_accused(contract::ACCUSED_OWNER);
+  auto message = accusation(kIntegrityFinding, evidence, contract::ACCUSED_OWNER);
   message.mutable_finding()->set_incarnation(incarnation);
   return send(message);
 }

@@ -25,6 +25,7 @@ inline constexpr std::uint32_t kContractVersion = 1;
 inline constexpr const char* kContractFdVariable = "BULKHEAD_CONTRACT_FD";
 inline constexpr const char* kRingFdVariable = "BULKHEAD_RING_FD";
 inline constexpr const char* kIntegrityFinding = "integrity";
+inline constexpr const char* kCustodyFinding = "custody";
 inline constexpr int kDamagedStatus = 65;  // exit status of an instance that found itself damaged
 
 struct CustodyEntry {
@@ -87,6 +88,8 @@ class Instance final : public CustodyStore {
   // This instance's own state is damaged: it must not answer any more. The core is told, the process ends,
   // and whoever waits for the lease continues with what it has.
   [[noreturn]] void end_damaged(const std::string& evidence);
+  // What custody holds cannot be read, so that no start will succeed unless something is given up.
+  Status report_damaged_custody(const std::string& evidence);
   // A standby knows that the state of the owner with this incarnation is wrong: the core replaces it.
   Status accuse_owner(std::uint64_t incarnation, const std::string& evidence);
 

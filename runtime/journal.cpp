@@ -111,4 +111,16 @@ Status Journal::read(std::uint64_t position, JournalRecord& record) const {
   return damaged(position);
 }
 
+std::uint64_t Journal::next_readable(std::uint64_t position, std::uint64_t end) const {
+  JournalRecord record;
+  for (position = align_up(position, kAlignment); position < end; position += kAlignment) {
+    // read() follows padding; here only what stands at this very place counts.
+    RecordHeader raw{};
+    if (capacity_ - position % capacity_ < sizeof raw) continue;
+    std::memcpy(&raw, at(position), sizeof raw);
+    if (raw.position == position && raw.kind != 0 && read(position, record)) return position;
+  }
+  return end;
+}
+
 }  // namespace bulkhead

@@ -49,6 +49,10 @@ class Journal {
   // Reader: the record at `position` (start() <= position < tail()), copied. kNotFound: overwritten
   // meanwhile, load a newer snapshot. kInvalid: damaged.
   Status read(std::uint64_t position, JournalRecord& record) const;
+  // The first position from `position` on, and before `end`, at which a whole record stands; `end` if there
+  // is none. For counting what lies behind damage: whatever rests on a record that cannot be read must not be
+  // used.
+  std::uint64_t next_readable(std::uint64_t position, std::uint64_t end) const;
 
  private:
   struct Header {

@@ -29,15 +29,25 @@ struct Vitals {
   std::atomic<std::uint64_t> work_done;
   std::atomic<std::int64_t> oldest_pending_ns;  // 0: nothing pending
 
-  // Log position up to which this instance has executed, and its state digest there (written as position,
-  // digest, position again into `digest_check`; valid when both positions agree).
+  // Log position up to which this instance has executed.
   std::atomic<std::uint64_t> log_position;
+  // The state's digest at the newest checkpoint, and `digest_check`, the position right behind that: 0 while
+  // `digest` changes, so it counts if `digest_check` is the same before and after `digest` was read, and not
+  // 0.
   std::atomic<std::uint64_t> digest;
   std::atomic<std::uint64_t> digest_check;
 
   // The first right answer given after this instance took over, monotonic; 0: none yet.
   std::atomic<std::int64_t> first_answer_ns;
 };
+
+// The instance's side of `digest` and `digest_check`.
+inline void show_digest(Vitals& vitals, std::uint64_t position, std::uint64_t digest) {
+  if (vitals.digest_check.load(std::memory_order_relaxed) == position) return;
+  vitals.digest_check.store(0);
+  vitals.digest.store(digest);
+  vitals.digest_check.store(position);
+}
 
 static_assert(sizeof(Vitals) <= kVitalsBytes);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);

@@ -286,6 +286,9 @@ class Component {
   std::optional<recovery::Step> step_;  // decided, not yet written to the incident
   Cause why_;                           // of the newest failure
   Cause yield_cause_;
+  bool reconciles_ = false;       // its program can go on with what can be read of a damaged custody
+  bool custody_damaged_ = false;  // as the last instance that tried to own it said
+  bool reconciling_ = false;      // the next owner is to do so
   Outage outage_;
   StandbyFailures standby_failures_;
   RestartBudget said_;  // what instances may add to the event log

@@ -52,6 +52,7 @@ void Component::on_message(Instance& instance, const contract::FromInstance& mes
     case contract::FromInstance::kHello:
       instance.hello = bounded(message.hello());
       programs_.learn_version(instance.program, instance.hello.program_version());
+      reconciles_ = message.hello().reconciles();
       return services_.changed(name());
     case contract::FromInstance::kDeposit:
       return on_deposit(instance, message.deposit(), std::move(fds));
@@ -132,6 +133,7 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   Instance* before = active();
   takeover_ = message;
   takeover_->set_blamed_client(bounded(message.blamed_client()));
+  takeover_->set_note(bounded(message.note()));
   const bool takes_over = before != &instance;
   Event event = takes_over ? Event::kSuccessorServing : Event::kReady;
   if (takes_over && before != nullptr && (state_ == State::kServing || state_ == State::kRecovering)) {
@@ -143,6 +145,7 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   if (takes_over && before != nullptr) supersede(*before);
   if (instance.role == Role::kStandby) feed_standby(StandbyEvent::kPromoted);
   if (started_once_) ++restarts_;
+  custody_damaged_ = reconciling_ = false;
   instance.role = Role::kActive;
   instance.ready = true;
   incarnation_ = message.incarnation();
@@ -157,6 +160,13 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
 
 void Component::on_instance_finding(Instance& from, const contract::Finding& finding) {
   if (finding.accused() == contract::ACCUSED_SELF) return on_accusation(from, finding);
+  if (finding.accused() == contract::ACCUSED_CUSTODY) {
+    // It ends by itself; the ladder is asked then.
+    const std::int64_t now = services_.loop.now();
+    custody_damaged_ = true;
+    from.finding = {bounded(finding.finding()), monitors::Severity::kFailed, bounded(finding.evidence()), now,
+                    now};
+  }
   if (finding.accused() == contract::ACCUSED_OWNER) {
     Instance* accused = active();
     // Late: that owner has been succeeded.

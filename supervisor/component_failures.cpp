@@ -57,6 +57,7 @@ recovery::LadderPolicy Component::ladder_policy() const {
   recovery::LadderPolicy policy;
   policy[Rung::kHandOver] = {config_.standby, config_.restart.hand_over_budget};
   policy[Rung::kRebuild] = {true, config_.restart.budget};
+  policy[Rung::kReconcile] = {reconciles_, 1};
   policy.window_ns = config_.restart.window_ns;
   return policy;
 }
@@ -102,11 +103,12 @@ void Component::yielded(const Instance& instance) {
 
 // Asks the ladder and returns the event for what it says: `otherwise` if that is what would happen anyway.
 Event Component::decide(Event otherwise, bool standby_present) {
-  const recovery::Situation situation{standby_present, false, why_.deliberate};
+  const recovery::Situation situation{standby_present, false, why_.deliberate, custody_damaged_};
   step_ = recovery::take_step(ladder_policy(), history_, situation, services_.loop.now());
   services_.events.note(v1::Event::KIND_LADDER_STEP, name(), incarnation_,
                         std::string(name_of(step_->rung)) + ": " + step_->why);
   return_after_failure(standby_present && step_->rung == Rung::kHandOver);
+  reconciling_ = step_->rung == Rung::kReconcile;
   if (step_->rung == Rung::kIsolate) return Event::kBudgetExhausted;
   if (!standby_present || step_->rung == Rung::kHandOver) return otherwise;
   return Event::kRebuildRequired;
@@ -253,7 +255,7 @@ void Component::hand_over_suspect(const Instance& instance, const monitors::Find
   Cause cause(finding.monitor, finding.evidence, finding.since_ns, finding.found_ns);
   cause.incarnation = incarnation_;
   attribute(cause, instance.id);
-  const recovery::Situation situation{true, false, cause.deliberate};
+  const recovery::Situation situation{true, false, cause.deliberate, false};
   const auto step = recovery::next_step(ladder_policy(), history_, situation, services_.loop.now());
   if (step.rung != Rung::kHandOver) return;
   why_ = cause;

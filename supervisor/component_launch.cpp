@@ -214,6 +214,7 @@ contract::Welcome Component::welcome_for(const Instance& instance) const {
 
 contract::StartReason Component::start_reason(const Instance& instance) const {
   if (instance.role == Role::kStandby) return contract::START_REASON_STANDBY;
+  if (reconciling_) return contract::START_REASON_RECONCILE;
   for (const auto& [item, held] : custody_.items()) {
     if (held.depositor != 0) return contract::START_REASON_REBUILD;
   }

@@ -54,6 +54,7 @@ void Outage::taken_over(const bulkhead::contract::v1::Active& active) {
   incident_.set_refused(active.refused());
   incident_.set_lost(active.lost());
   incident_.set_blamed_client(active.blamed_client());
+  if (!active.note().empty()) incident_.set_evidence(incident_.evidence() + "; " + active.note());
 }
 
 void Outage::end(const std::string& outcome, std::int64_t serving_ns) {

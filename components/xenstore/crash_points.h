@@ -37,6 +37,9 @@ inline CrashPoint kSnapshotWritten{"snapshot-written"};  // complete, not publis
 inline CrashPoint kSnapshotPublished{"snapshot-published"};
 inline CrashPoint kJournalReleased{"journal-released"};
 inline CrashPoint kPoisonStruck{"poison-struck"};  // counted against its sender, not yet refused
+inline CrashPoint kCheckpointWritten{"checkpoint-written"};
+inline CrashPoint kSalvaged{"salvaged"};  // connections are marked, the journal still holds the damage
+inline CrashPoint kSalvagePublished{"salvage-published"};
 // NOLINTEND(bugprone-throwing-static-initialization,readability-identifier-naming)
 
 }  // namespace bulkhead::xenstore

@@ -154,7 +154,7 @@ class Engine {
 
  private:
   friend class SnapshotWriter;
-  friend Result<Engine> read_snapshot(std::span<const std::byte> bytes);
+  friend Result<Engine> read_snapshot(std::span<const std::byte> bytes, const std::function<void()>& pause);
   explicit Engine(std::unique_ptr<core::State> state);
 
   std::unique_ptr<core::State> state_;

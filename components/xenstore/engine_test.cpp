@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "components/xenstore/engine_test_support.h"
+#include "components/xenstore/snapshot.h"
 
 namespace bulkhead::xenstore::test {
 namespace {
@@ -831,6 +832,76 @@ TEST(Features, AreWhatThisServerCanDo) {
   EXPECT_EQ(s.call(2, kWatch, "/tool|t|1|"), "EINVAL");
   EXPECT_EQ(s.call(2, kWatch, "/tool|t|"), "OK|");
   EXPECT_EQ(s.call(1, kWatch, "/tool|t|1|"), "OK|");
+}
+
+// Nothing is said about a damaged node but EIO, and nothing is changed.
+TEST(Damage, IsFoundBeforeAnybodyIsTold) {
+  for (const auto& [type, payload] :
+       std::vector<std::pair<std::uint32_t, std::string>>{{kRead, "/a|"},
+                                                          {kGetPerms, "/a|"},
+                                                          {kDirectory, "/a|"},
+                                                          {kWrite, "/a|new"},
+                                                          {kWrite, "/a/child|new"},
+                                                          {kMkdir, "/a/child|"},
+                                                          {kSetPerms, "/a|n0|"},
+                                                          {kRm, "/a|"}}) {
+    SCOPED_TRACE(std::to_string(type) + " " + payload);
+    Store s;
+    s.write(0, "/a", "value");
+    s.engine.flip_bit();
+    Recorder out;
+    const Outcome outcome = run(s.engine, out, 0, type, nul(payload));
+    EXPECT_TRUE(outcome.damaged);
+    EXPECT_FALSE(outcome.mutated);
+    EXPECT_THAT(out.said, ElementsAre(testing::StartsWith("reply:16:EIO")));
+    Recorder told;
+    s.engine.on_damage([&](const std::string& what) { told.said.push_back(what); });
+    run(s.engine, out, 0, type, nul(payload));
+    EXPECT_THAT(told.said, ElementsAre("damaged value or permissions of /a"));
+  }
+}
+
+TEST(Damage, OfAnAncestorWhosePermissionsDecide) {
+  Store s;
+  s.write(0, "/a", "value");
+  s.engine.flip_bit();
+  EXPECT_EQ(s.read(1, "/a/b/c"), "EIO");
+}
+
+// A commit copies what the transaction wrote; a new hash must not make damaged values good ones.
+TEST(Damage, OfWhatATransactionWrote) {
+  Store s;
+  s.write(0, "/a", "value");
+  const std::uint32_t t = s.begin(0);
+  s.call(0, kSetPerms, "/a|n1|", t);
+  s.write(0, "/elsewhere", "");  // so that the commit has to copy
+  s.engine.flip_bit();           // the value is shared with the transaction's tree
+  EXPECT_EQ(s.end(0, t), "EIO");
+  EXPECT_FALSE(s.engine.check());
+}
+
+TEST(Fingerprint, FollowsFromTheInputs) {
+  Store a;
+  Store b;
+  const auto same = [&] { return a.engine.fingerprint() == b.engine.fingerprint(); };
+  EXPECT_TRUE(same());
+  const std::vector<std::pair<std::uint32_t, std::string>> changes{{kWrite, "/a|x"},
+                                                                   {kWatch, "/a|t|"},
+                                                                   {kIntroduce, "5|1|2|"},
+                                                                   {kTransactionStart, "|"},
+                                                                   {kRm, "/a|"},
+                                                                   {kSetTarget, "5|1|"},
+                                                                   {kControl, "quota|set|nodes|9|"},
+                                                                   {kSetPerms, "@releaseDomain|n0|r1|"}};
+  for (const auto& [type, payload] : changes) {
+    a.call(0, type, payload);
+    EXPECT_FALSE(same()) << type;
+    b.call(0, type, payload);
+    EXPECT_TRUE(same()) << type;
+    auto restored = read_snapshot(write_snapshot(a.engine));
+    ASSERT_TRUE(restored);
+    EXPECT_EQ(restored->fingerprint(), a.engine.fingerprint()) << type;
+  }
 }
 
 TEST(Control, Commands) {

@@ -144,6 +144,15 @@ void Executor::refuse(std::uint32_t slot, const Request& request, ErrorCode erro
   finish(custody_.journal().tail(), next_serial());
 }
 
+void Executor::checkpoint(std::uint64_t incarnation) {
+  ++input_number_;
+  entries_.clear();
+  current_ = 0;
+  const CheckpointInput input{incarnation, replica_.engine().fingerprint()};
+  finish(journal(InputKind::kCheckpoint, {std::as_bytes(std::span(&input, 1))}), next_serial());
+  kCheckpointWritten.pass();
+}
+
 void Executor::reply(std::uint32_t type, std::span<const std::byte> payload) {
   if (deadly_) std::abort();
   const Header header{type, current_header_.request_id, current_header_.transaction_id,

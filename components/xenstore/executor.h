@@ -47,6 +47,8 @@ class Executor : private Output {
   std::vector<QuotaRow> quotas() const { return replica_.engine().quotas(*this); }
   // Domains that came up to a limit since the last call.
   std::vector<QuotaWarning> take_quota_warnings() { return std::exchange(quota_warnings_, {}); }
+  // Puts into the journal what the state is here, for whoever follows to compare.
+  void checkpoint(std::uint64_t incarnation);
 
   // Is there room for a reply? If not, try again after sending.
   bool has_room(std::uint32_t slot) const;

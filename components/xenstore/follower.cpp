@@ -19,6 +19,7 @@ constexpr std::size_t kSnapshotSlice = std::size_t{64} * 1024;
 constexpr std::int64_t kSnapshotRetry = kSecond;     // after one that did not fit
 constexpr std::uint64_t kSnapshotAtLeast = 1 << 20;  // journal bytes worth a snapshot
 constexpr std::int64_t kMendPatience = 10 * kSecond;
+constexpr std::int64_t kAccusationInterval = kSecond;  // until the owner is gone
 constexpr int kBusyWaitMs = 2;  // while the journal grows: look again soon, without being called
 constexpr int kIdleTurns = 5;   // then sleep until the doorbell rings
 constexpr int kFaultWaitMs = 20;
@@ -109,16 +110,34 @@ bool Follower::follow() {
     custody_.emplace(std::move(*custody));
     replica_.emplace(*custody_);
     replica_->on_damage([this](const std::string& what) { instance_.end_damaged(what); });
+    // A large snapshot takes longer to load than the core waits for an answer.
+    replica_->on_pause([this] { serve_core(); });
   }
-  auto more = replica_->follow(kRecordsPerTurn);
+  const bool due = snapshot_due();
+  auto more = replica_->follow(kRecordsPerTurn, due);
   if (!more) return await_snapshot(more.error());
   give_up_ns_ = 0;
+  if (const auto verdict = replica_->take_verdict()) obey(*verdict);
+  // Only of a state that the owner has at this very position.
+  if (due && replica_->at_checkpoint()) {
+    snapshot_ = SnapshotWriting::begin(*custody_, replica_->engine(), replica_->position());
+  }
   custody_->control().follower_position.store(replica_->position(), std::memory_order_relaxed);
   if (!*more && !ready_sent_) {
     ready_sent_ = instance_.send_ready().has_value();
   }
   if (!*more) write_snapshot();
   return *more || snapshot_;
+}
+
+// Who is wrong goes: we, to be replaced, or the owner, to be fenced by the core and succeeded by what the
+// replay gave.
+void Follower::obey(const Replica::Verdict& verdict) {
+  if (verdict.wrong == Replica::Verdict::Wrong::kSelf) instance_.end_damaged(verdict.text());
+  const std::int64_t now = monotonic_ns();
+  if (now < next_accusation_ns_) return;
+  next_accusation_ns_ = now + kAccusationInterval;
+  (void)instance_.accuse_owner(verdict.incarnation, verdict.text());
 }
 
 // The owner knows what the damaged record said: its next snapshot makes the record unnecessary.
@@ -135,19 +154,21 @@ bool Follower::await_snapshot(const Error& damage) {
   return false;
 }
 
+bool Follower::snapshot_due() {
+  const SnapshotStore store(*custody_);
+  // As much journal as the last snapshot was long: the cost of snapshots stays proportional to the cost of
+  // requests.
+  const std::uint64_t worth =
+      std::min(std::max(kSnapshotAtLeast, store.length()), custody_->journal().capacity() / 4);
+  return !snapshot_ && replica_->position() >= store.position() + worth &&
+         monotonic_ns() >= next_snapshot_ns_;
+}
+
 void Follower::write_snapshot() {
-  if (!snapshot_) {
-    const SnapshotStore store(*custody_);
-    // As much journal as the last snapshot was long: the cost of snapshots stays proportional to the cost of
-    // requests.
-    const std::uint64_t worth =
-        std::min(std::max(kSnapshotAtLeast, store.length()), custody_->journal().capacity() / 4);
-    if (replica_->position() < store.position() + worth || monotonic_ns() < next_snapshot_ns_) return;
-    snapshot_ = SnapshotWriting::begin(*custody_, replica_->engine(), replica_->position());
-    if (!snapshot_) return;
-  }
+  if (!snapshot_) return;
   const bool known = SnapshotStore(*custody_).too_large();
   auto more = snapshot_->step(kSnapshotSlice);
+  if (!more && more.error().kind() != ErrorKind::kExhausted) instance_.end_damaged(more.error().message());
   if (!more) {
     next_snapshot_ns_ = monotonic_ns() + kSnapshotRetry;
     if (!known) (void)instance_.send_finding("snapshot", more.error().message(), "");
@@ -168,6 +189,7 @@ void Follower::show_vitals() {
   if (!replica_) return;
   if (vitals.log_position.load(std::memory_order_relaxed) != replica_->position()) idle_turns_ = 0;
   vitals.log_position.store(replica_->position(), std::memory_order_relaxed);
+  show_digest(vitals, replica_->agreed().position, replica_->agreed().fingerprint);
 }
 
 // When nothing else happens, until the next thing that is due by time.

@@ -39,7 +39,9 @@ class Follower {
   void serve_core();
   void obey(const contract::ToInstance& order);
   bool follow();
+  void obey(const Replica::Verdict& verdict);
   bool await_snapshot(const Error& damage);
+  bool snapshot_due();
   void write_snapshot();
   void scrub();
   void show_vitals();
@@ -58,6 +60,7 @@ class Follower {
   std::optional<Custody> custody_;
   std::optional<Replica> replica_;
   std::int64_t next_snapshot_ns_ = 0;
+  std::int64_t next_accusation_ns_ = 0;
   std::int64_t give_up_ns_ = 0;  // waiting for a snapshot past a damaged record; 0: no
   std::optional<SnapshotWriting> snapshot_;
   Scrubber scrubber_;

@@ -107,6 +107,10 @@ struct Control {
 
   // Slots at and above this index have never been used: nobody needs to look there.
   std::atomic<std::uint32_t> slots_used;
+  // What the last salvage gave up, for the next owner to tell the core: records, and the position of the
+  // first. Stored before the salvaged state counts.
+  std::atomic<std::uint64_t> lost_records;
+  std::atomic<std::uint64_t> lost_from;
 };
 
 // Head of a snapshot segment; the data stands at kSnapshotData.
@@ -115,9 +119,12 @@ struct SnapshotHead {
   std::atomic<std::uint64_t> version;
   std::uint64_t journal_position;
   std::uint64_t length;
+  // CRC32C of position and length, and kHeadSealed; 0: written by a program that did not know it yet.
+  std::uint64_t seal;
   alignas(64) std::byte writer_lock[128];  // a robust mutex: whoever writes here holds it
 };
 inline constexpr std::size_t kSnapshotData = 4096;
+inline constexpr std::uint64_t kHeadSealed = std::uint64_t{1} << 32;
 
 constexpr std::size_t commit_record_bytes(std::uint32_t max_connections) {
   return (sizeof(CommitRecord) + sizeof(CommitEntry) * (std::size_t{max_connections} + 1) + 63) / 64 * 64;

@@ -22,6 +22,7 @@ constexpr const char* kVersion = BULKHEAD_VERSION;
 contract::Hello hello() {
   contract::Hello message;
   message.set_program_version(kVersion);
+  message.set_reconciles(true);
   for (const auto point : CrashPoint::names()) message.add_crash_points(std::string(point));
   for (const auto& kind : InstanceFaults::kinds()) message.add_fault_kinds(kind);
   for (const char* kind : kOwnFaultKinds) message.add_fault_kinds(kind);

@@ -1,5 +1,6 @@
 #include "components/xenstore/replica.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -29,8 +30,16 @@ void Replica::adopt(Engine engine, std::uint64_t position) {
   position_ = position;
 }
 
+std::string Replica::Verdict::text() const {
+  const std::string where = "at journal position " + std::to_string(position);
+  if (wrong == Wrong::kSelf)
+    return "the standby's state was wrong " + where + ": the journal gives what the owner has";
+  return "the owner's state is wrong " + where +
+         ": it is not what the journal gives from the last verified snapshot";
+}
+
 Status Replica::load_snapshot() {
-  auto loaded = SnapshotStore(custody_).load();
+  auto loaded = SnapshotStore(custody_).load(pause_);
   if (!loaded) return forward(std::move(loaded));
   if (!*loaded)
     return failure(ErrorKind::kNotFound, "the journal's beginning is gone and there is no snapshot");
@@ -39,64 +48,126 @@ Status Replica::load_snapshot() {
   return {};
 }
 
-Status Replica::execute(const JournalRecord& record) {
+std::unexpected<Error> Replica::unknown_shape() const {
+  return failure(ErrorKind::kInvalid,
+                 "journal record of unknown shape at position " + std::to_string(position_));
+}
+
+Status Replica::execute_request(const JournalRecord& record) {
   Discard discard;
   const std::span<const std::byte> payload(record.payload);
+  Request request{};
+  if (payload.size() < sizeof request.header) return unknown_shape();
+  std::memcpy(&request.header, payload.data(), sizeof request.header);
+  request.payload = payload.subspan(sizeof request.header);
+  if (request.payload.size() != request.header.length || request.header.length > kMaxPayload)
+    return unknown_shape();
+  if (!engine_.execute(record.subject, request, discard).damaged) return {};
+  return failure(ErrorKind::kFailed, "the state is damaged, found at position " + std::to_string(position_));
+}
+
+Status Replica::execute(const JournalRecord& record) {
+  Discard discard;
   switch (static_cast<InputKind>(record.kind)) {
     case InputKind::kConnect: {
       ConnectInput input{};
-      if (payload.size() != sizeof input) break;
-      std::memcpy(&input, payload.data(), sizeof input);
+      if (record.payload.size() != sizeof input) break;
+      std::memcpy(&input, record.payload.data(), sizeof input);
       // The engine takes these two on trust.
       if (record.subject >= custody_.geometry().max_connections || input.domid >= kFirstReservedDomain) break;
       engine_.connect(record.subject, input.domid);
       return {};
     }
     case InputKind::kDisconnect:
-      if (!payload.empty()) break;
+      if (!record.payload.empty()) break;
       engine_.disconnect(record.subject, discard);
       return {};
-    case InputKind::kRequest: {
-      Request request{};
-      if (payload.size() < sizeof request.header) break;
-      std::memcpy(&request.header, payload.data(), sizeof request.header);
-      request.payload = payload.subspan(sizeof request.header);
-      if (request.payload.size() != request.header.length || request.header.length > kMaxPayload) break;
-      if (engine_.execute(record.subject, request, discard).damaged) {
-        return failure(ErrorKind::kFailed,
-                       "the state is damaged, found at position " + std::to_string(position_));
-      }
-      return {};
-    }
+    case InputKind::kRequest:
+      return execute_request(record);
     case InputKind::kLimits: {
+      const std::span<const std::byte> payload(record.payload);
       if (payload.empty() || payload.size() % sizeof(LimitChange) != 0) break;
       std::vector<LimitChange> changes(payload.size() / sizeof(LimitChange));
       std::memcpy(changes.data(), payload.data(), payload.size());
       return engine_.set_limits(changes, discard);
     }
+    case InputKind::kCheckpoint:
+      return compare(record);
   }
-  return failure(ErrorKind::kInvalid,
-                 "journal record of unknown shape at position " + std::to_string(position_));
+  return unknown_shape();
 }
 
-Result<bool> Replica::follow(std::uint64_t limit) {
-  for (std::uint64_t done = 0; done < limit; ++done) {
-    if (const std::uint64_t start = custody_.journal().start(); position_ < start) {
-      if (auto loaded = load_snapshot(); !loaded) return forward(std::move(loaded));
-      // Published before the journal was released: never older than a start that was seen before.
-      if (position_ < start) {
-        return failure(ErrorKind::kInvalid, "the journal begins at position " + std::to_string(start) +
-                                                ", but the snapshot ends at " + std::to_string(position_));
-      }
+Status Replica::compare(const JournalRecord& record) {
+  CheckpointInput theirs{};
+  if (record.payload.size() != sizeof theirs) return unknown_shape();
+  std::memcpy(&theirs, record.payload.data(), sizeof theirs);
+  if (!judges_) return {};
+  if (theirs.incarnation == disbelieved_) {
+    verdict_ = {Verdict::Wrong::kOwner, theirs.incarnation, position_};
+    return {};
+  }
+  if (engine_.fingerprint() != theirs.fingerprint) return arbitrate(theirs);
+  agreed_ = {record.next, theirs.fingerprint};
+  return {};
+}
+
+// Both cannot be right. What the journal gives is right by definition: a fresh replay from a snapshot that
+// was checked when it was written, node by node, and when it is read.
+Status Replica::arbitrate(const CheckpointInput& theirs) {
+  Replica replay(custody_);
+  replay.judges_ = false;
+  replay.stop_at_ = position_;
+  replay.pause_ = pause_;
+  for (;;) {
+    constexpr std::uint64_t kBetweenPauses = 256;
+    auto more = replay.follow(kBetweenPauses);
+    if (!more) return forward(std::move(more), "cannot tell whose state is wrong");
+    if (!*more) break;
+    if (pause_) pause_();
+  }
+  // A snapshot past the checkpoint has been published meanwhile: nobody can tell any more. Its state will do.
+  const bool passed = replay.position_ > position_;
+  const bool self = passed || replay.engine_.fingerprint() == theirs.fingerprint;
+  adopt(std::move(replay.engine_), replay.position_);
+  verdict_ = {self ? Verdict::Wrong::kSelf : Verdict::Wrong::kOwner, theirs.incarnation, position_};
+  if (!self) disbelieved_ = theirs.incarnation;
+  return {};
+}
+
+// A snapshot past it makes a damaged record unnecessary.
+Result<bool> Replica::past_damage(Status damage) {
+  const bool covered = stop_at_ == ~std::uint64_t{0} && SnapshotStore(custody_).position() > position_;
+  if (!covered || !load_snapshot()) return forward(std::move(damage));
+  return true;
+}
+
+Result<bool> Replica::follow_one() {
+  if (const std::uint64_t start = custody_.journal().start(); position_ < start) {
+    if (auto loaded = load_snapshot(); !loaded) return forward(std::move(loaded));
+    // Published before the journal was released: never older than a start that was seen before.
+    if (position_ < start) {
+      return failure(ErrorKind::kInvalid, "the journal begins at position " + std::to_string(start) +
+                                              ", but the snapshot ends at " + std::to_string(position_));
     }
-    if (position_ >= custody_.journal().tail()) return false;
-    auto read = custody_.journal().read(position_, record_);
-    if (!read && read.error().kind() == ErrorKind::kNotFound)
-      continue;  // overtaken by the writer: load again
-    if (!read) return forward(std::move(read));
-    if (auto done_one = execute(record_); !done_one) return forward(std::move(done_one));
-    position_ = record_.next;
-    ++executed_;
+  }
+  if (position_ >= std::min(custody_.journal().tail(), stop_at_)) return false;
+  auto read = custody_.journal().read(position_, record_);
+  if (!read && read.error().kind() == ErrorKind::kNotFound)
+    return true;  // overtaken by the writer: load again
+  if (!read) return past_damage(std::move(read));
+  const std::uint64_t before = position_;
+  if (auto done = execute(record_); !done) return forward(std::move(done));
+  if (position_ != before) return true;  // a replay has taken us further
+  position_ = record_.next;
+  if (static_cast<InputKind>(record_.kind) != InputKind::kCheckpoint) ++executed_;
+  return true;
+}
+
+Result<bool> Replica::follow(std::uint64_t limit, bool to_checkpoint) {
+  for (std::uint64_t done = 0; done < limit; ++done) {
+    auto more = follow_one();
+    if (!more || !*more) return more;
+    if (verdict_ || (to_checkpoint && at_checkpoint())) return true;
   }
   return true;
 }

@@ -6,6 +6,7 @@
 
 #include <random>
 
+#include "components/xenstore/engine_test_support.h"
 #include "components/xenstore/service_test_support.h"
 
 namespace bulkhead::xenstore::test {
@@ -152,6 +153,129 @@ TEST_F(ReplicaTest, DamagedRecordIsNamed) {
   expect_same_state();
 }
 
+class CheckpointTest : public ReplicaTest {
+ protected:
+  using Wrong = Replica::Verdict::Wrong;
+  void follow_all() {
+    for (;;) {
+      auto more = replica_.follow(kAll);
+      ASSERT_TRUE(more) << more.error().message();
+      if (!*more || replica_.at_checkpoint()) return;
+      if (auto verdict = replica_.take_verdict()) verdicts_.push_back(*verdict);
+    }
+  }
+  // Another state than the journal gives, and no hash to tell.
+  static void diverge(Replica& replica) {
+    Recorder out;
+    run(replica.engine(), out, 0, kWrite, nul("/diverged|x"));
+  }
+  void expect_verdict(Wrong wrong, std::uint64_t incarnation) {
+    ASSERT_EQ(verdicts_.size(), 1U);
+    EXPECT_EQ(verdicts_[0].wrong, wrong);
+    EXPECT_EQ(verdicts_[0].incarnation, incarnation);
+  }
+  std::vector<Replica::Verdict> verdicts_;
+};
+
+TEST_F(CheckpointTest, EqualStatesAgree) {
+  owner_.call(0, kWatch, "/a|token|");
+  owner_.call(1, kTransactionStart, "|");
+  write("/a/b", "value");
+  owner_.executor.checkpoint(1);
+  follow_all();
+  EXPECT_TRUE(replica_.at_checkpoint());
+  EXPECT_EQ(replica_.agreed().position, journal().tail());
+  EXPECT_EQ(replica_.agreed().fingerprint, owner_.replica.engine().fingerprint());
+  EXPECT_THAT(verdicts_, testing::IsEmpty());
+  write("/a/c", "more");
+  EXPECT_FALSE(replica_.follow(kAll).value());
+  EXPECT_FALSE(replica_.at_checkpoint());
+  expect_same_state();
+}
+
+TEST_F(CheckpointTest, PausesThereWhenAsked) {
+  write("/a", "x");
+  owner_.executor.checkpoint(1);
+  write("/b", "y");
+  EXPECT_TRUE(replica_.follow(kAll, true).value());
+  EXPECT_TRUE(replica_.at_checkpoint());
+  EXPECT_LT(replica_.position(), journal().tail());
+  EXPECT_FALSE(replica_.follow(kAll, true).value());
+}
+
+TEST_F(CheckpointTest, TheFollowerIsWrong) {
+  for (const bool from_snapshot : {false, true}) {
+    SCOPED_TRACE(from_snapshot);
+    verdicts_.clear();
+    write("/a", "x");
+    if (from_snapshot) owner_.publish_snapshot();
+    if (from_snapshot) journal().release(owner_.replica.position());
+    follow_all();
+    diverge(replica_);
+    write("/b", "y");
+    owner_.executor.checkpoint(1);
+    write("/c", "z");
+    follow_all();
+    expect_verdict(Wrong::kSelf, 1);
+    expect_same_state();
+    owner_.executor.checkpoint(1);
+    follow_all();
+    EXPECT_TRUE(replica_.at_checkpoint());
+    EXPECT_EQ(verdicts_.size(), 1U);
+  }
+}
+
+TEST_F(CheckpointTest, TheOwnerIsWrong) {
+  write("/a", "x");
+  owner_.publish_snapshot();
+  diverge(owner_.replica);
+  write("/b", "y");
+  owner_.executor.checkpoint(7);
+  follow_all();
+  expect_verdict(Wrong::kOwner, 7);
+  // What it says is not believed any more, and no replay needed to say so again.
+  const std::uint64_t loads = replica_.loads();
+  owner_.executor.checkpoint(7);
+  verdicts_.clear();
+  follow_all();
+  expect_verdict(Wrong::kOwner, 7);
+  EXPECT_EQ(replica_.loads(), loads);
+  // Its successor, with the state the journal gives, agrees.
+  Incarnation successor(store_);
+  for (;;) {
+    if (!successor.replica.follow(kAll).value()) break;
+    (void)successor.replica.take_verdict();
+  }
+  successor.executor.checkpoint(8);
+  verdicts_.clear();
+  follow_all();
+  EXPECT_TRUE(replica_.at_checkpoint());
+  EXPECT_THAT(verdicts_, testing::IsEmpty());
+  EXPECT_EQ(replica_.engine().fingerprint(), successor.replica.engine().fingerprint());
+}
+
+// A counter no node's hash covers.
+TEST_F(CheckpointTest, OneIsEnoughWhateverDiffers) {
+  write("/a", "x");
+  follow_all();
+  Recorder out;
+  run(replica_.engine(), out, 0, kControl, nul("quota|set|nodes|9|"));
+  owner_.executor.checkpoint(1);
+  follow_all();
+  expect_verdict(Wrong::kSelf, 1);
+}
+
+TEST_F(CheckpointTest, NobodyCanTellWhenTheJournalIsDamaged) {
+  const std::uint64_t position = journal().tail();
+  write("/a", "x");
+  follow_all();
+  diverge(replica_);
+  owner_.executor.checkpoint(1);
+  store_.map("journal").data()[4096 + position + 30] ^= std::byte{1};
+  const Error error = failure_of_follow();
+  EXPECT_THAT(error.message(), HasSubstr("cannot tell whose state is wrong: journal damaged"));
+}
+
 // Well written, but not by a program of this version.
 TEST_F(ReplicaTest, RecordsOfUnknownShape) {
   const auto header = [](std::uint32_t length) {
@@ -164,6 +288,7 @@ TEST_F(ReplicaTest, RecordsOfUnknownShape) {
   };
   const std::vector<std::pair<std::uint32_t, std::string>> records{
       {4, ""},
+      {8, std::string(15, '\0')},
       {0xffffffff, message(kWrite, "/a|x")},
       {1, ""},
       {1, std::string(15, '\0')},

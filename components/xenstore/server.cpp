@@ -9,6 +9,7 @@
 #include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
 #include "components/xenstore/quota_service.h"
+#include "components/xenstore/salvage.h"
 #include "runtime/clock.h"
 
 namespace bulkhead::xenstore {
@@ -75,11 +76,8 @@ Status Server::take_over(const Takeover& takeover) {
   std::vector<Quarantine::Condemned> condemned;
   suspects_ = quarantine_.inspect(condemned);
   const std::uint64_t executed_before = replica_.executed();
-  for (;;) {
-    auto more = replica_.follow(~std::uint64_t{0});
-    if (!more) return forward(std::move(more), "cannot follow the journal");
-    if (!*more) break;
-  }
+  if (auto followed = follow_journal(); !followed)
+    return forward(std::move(followed), "cannot follow the journal");
   kTakeoverReplayed.pass();
   if (auto begun = begin_limits(takeover.limits); !begun) return begun;
   forget_connections_of_lost_ring();
@@ -93,6 +91,35 @@ Status Server::take_over(const Takeover& takeover) {
   arm_poll(Operation::kContract, instance_.contract_fd());
   instance_.vitals().active.store(1);
   report_active(takeover, replica_.executed() - executed_before);
+  return {};
+}
+
+// To its end. If it cannot be read, the core decides: it tries again, and asks for a salvage when that was no
+// good either.
+Status Server::follow_journal() {
+  for (;;) {
+    auto more = replica_.follow(~std::uint64_t{0});
+    if (!more) return salvage_custody(more.error());
+    if (const auto verdict = replica_.take_verdict()) {
+      (void)instance_.send_finding(kIntegrityFinding, verdict->text(), "");
+    }
+    if (!*more) break;
+  }
+  // A salvage whose owner died before the journal began anew: its snapshot is past the journal's end.
+  Journal& journal = custody_.journal();
+  if (replica_.position() > journal.tail()) journal.commit(replica_.position());
+  return {};
+}
+
+Status Server::salvage_custody(const Error& damage) {
+  if (instance_.welcome().reason() != contract::START_REASON_RECONCILE) {
+    (void)instance_.report_damaged_custody(damage.message());
+    return std::unexpected(damage);
+  }
+  auto salvaged = salvage(custody_, replica_);
+  if (!salvaged) return forward(std::move(salvaged));
+  salvage_note_ = damage.message() + "; went on with " + salvaged->note;
+  spdlog::error("{}", salvage_note_);
   return {};
 }
 
@@ -154,10 +181,16 @@ void Server::report_active(const Takeover& takeover, std::uint64_t replayed) {
   active->set_replayed(replayed);
   active->set_refused(refusals_.requests);
   active->set_blamed_client(refusals_.client);
-  active->set_note(refusals_.note);
+  active->set_note(salvage_note_.empty() ? refusals_.note : salvage_note_);
+  // Also what a predecessor gave up that died before it could say so.
+  Control& control = custody_.control();
+  active->set_lost(control.lost_records.load());
   // The core may be dead or slow: serving matters more than telling.
-  if (auto sent = instance_.send(message); !sent)
+  if (auto sent = instance_.send(message); !sent) {
     spdlog::warn("the core was not told: {}", sent.error().message());
+  } else {
+    control.lost_records.store(0);
+  }
   if (auto sent = instance_.send_ready(); !sent)
     spdlog::warn("the core was not told: {}", sent.error().message());
 }
@@ -194,6 +227,7 @@ std::int64_t Server::next_deadline() const {
     if (deadline == 0 || at < deadline) deadline = std::max<std::int64_t>(at, 1);
   };
   no_later_than(scrubber_.next_turn_ns());
+  if (checkpoints_.next_ns() != 0) no_later_than(checkpoints_.next_ns());
   if (accept_again_ns_ != 0) no_later_than(accept_again_ns_);
   if (snapshots_.too_large()) no_later_than(next_snapshot_ns_);
   for (const Delayed& delayed : delayed_) no_later_than(delayed.until_ns);
@@ -209,10 +243,19 @@ void Server::housekeeping(std::int64_t now) {
   resume_delayed(now);
   clear_suspects();
   tell_quota_warnings();
+  seal_journal(now);
   ring_doorbell();
   pace(now);
   keep_journal_short();
   if (auto sound = scrubber_.turn(replica_.engine(), now); !sound) end_damaged(sound.error().message());
+}
+
+void Server::seal_journal(std::int64_t now) {
+  if (!checkpoints_.due(custody_.journal().tail(), now)) return;
+  if (!executor_.can_journal()) return checkpoints_.postpone(now);
+  executor_.checkpoint(incarnation_);
+  checkpoints_.written(custody_.journal().tail());
+  show_digest(instance_.vitals(), custody_.journal().tail(), replica_.engine().fingerprint());
 }
 
 void Server::ring_doorbell() {
@@ -255,6 +298,7 @@ void Server::keep_journal_short() {
   const bool urgent = journal.free() < 4 * Journal::kMaxRecord;
   const bool known = snapshots_.too_large();
   auto more = snapshot_->step(urgent ? ~std::size_t{0} : kSnapshotSlice);
+  if (!more && more.error().kind() != ErrorKind::kExhausted) end_damaged(more.error().message());
   if (!more) {
     next_snapshot_ns_ = monotonic_ns() + kSnapshotRetry;
     if (!known) (void)instance_.send_finding("snapshot", more.error().message(), "");

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "components/xenstore/checkpoint_schedule.h"
 #include "components/xenstore/completion.h"
 #include "components/xenstore/connections.h"
 #include "components/xenstore/executor.h"
@@ -71,6 +72,8 @@ class Server {
   void count_output();
   Status begin_limits(const Limits& limits);
   void resume_connections();
+  Status follow_journal();
+  Status salvage_custody(const Error& damage);
   void forget_connections_of_lost_ring();
 
   Ticket ticket(Operation operation, std::uint32_t slot, std::uint64_t base) const;
@@ -120,6 +123,7 @@ class Server {
 
   void housekeeping(std::int64_t now);
   void keep_journal_short();
+  void seal_journal(std::int64_t now);
   void ring_doorbell();
   void pace(std::int64_t now);
   void obey(const contract::ToInstance& order);
@@ -144,6 +148,7 @@ class Server {
   std::optional<SnapshotWriting> snapshot_;
   std::int64_t next_snapshot_ns_ = 0;
   Scrubber scrubber_;
+  CheckpointSchedule checkpoints_;
 
   std::vector<Flight> flights_;
   RunQueue queue_;
@@ -158,6 +163,7 @@ class Server {
   std::int64_t accept_again_ns_ = 0;        // after a failure; 0: no wait
   std::int64_t next_finding_ns_ = 0;
   std::uint64_t incarnation_ = 0;
+  std::string salvage_note_;  // empty: nothing had to be salvaged
   std::uint64_t rung_tail_ = 0;
   std::uint64_t follower_position_ = 0;
   std::int64_t follower_moved_ns_ = 0;

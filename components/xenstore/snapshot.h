@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -26,6 +27,8 @@ class SnapshotWriter {
   // Appends about `budget` more bytes (at most one record above it) to `out`. False once the snapshot is
   // complete.
   bool step(std::size_t budget, std::vector<std::byte>& out);
+  // What was written is not what the engine should hold: this snapshot must not be used. Empty: all is sound.
+  const std::string& damage() const;
 
  private:
   struct State;
@@ -37,6 +40,7 @@ std::vector<std::byte> write_snapshot(const Engine& engine);
 
 // An engine observably identical to the one the snapshot was taken of. Fails with kInvalid on any damage;
 // memory used is bounded by a small multiple of `bytes.size()`.
-Result<Engine> read_snapshot(std::span<const std::byte> bytes);
+// `pause`, if given, is called every few thousand records.
+Result<Engine> read_snapshot(std::span<const std::byte> bytes, const std::function<void()>& pause = {});
 
 }  // namespace bulkhead::xenstore

@@ -19,7 +19,7 @@ class SnapshotReader {
  public:
   SnapshotReader() : state_(std::make_unique<State>(Limits{})) { state_->domains.get(0); }
 
-  Result<std::unique_ptr<State>> read(std::span<const std::byte> bytes);
+  Result<std::unique_ptr<State>> read(std::span<const std::byte> bytes, const std::function<void()>& pause);
 
  private:
   Status read_record(RecordType type, FieldReader& fields);
@@ -327,10 +327,13 @@ Result<std::pair<std::uint32_t, std::span<const std::byte>>> next_record(std::sp
   return std::pair{type, payload};
 }
 
-Result<std::unique_ptr<State>> SnapshotReader::read(std::span<const std::byte> bytes) {
+Result<std::unique_ptr<State>> SnapshotReader::read(std::span<const std::byte> bytes,
+                                                    const std::function<void()>& pause) {
+  constexpr std::uint64_t kBetweenPauses = 4096;
   std::size_t size = bytes.size();
   if (Status ok = check_file_header(bytes); !ok) return forward(std::move(ok));
-  while (!ended_) {
+  for (std::uint64_t records = 1; !ended_; ++records) {
+    if (pause && records % kBetweenPauses == 0) pause();
     std::string where = "record at byte " + std::to_string(size - bytes.size());
     auto record = next_record(bytes);
     if (!record) return forward(std::move(record), where);
@@ -350,9 +353,9 @@ Result<std::unique_ptr<State>> SnapshotReader::read(std::span<const std::byte> b
 }  // namespace
 }  // namespace core
 
-Result<Engine> read_snapshot(std::span<const std::byte> bytes) {
+Result<Engine> read_snapshot(std::span<const std::byte> bytes, const std::function<void()>& pause) {
   core::SnapshotReader reader;
-  auto state = reader.read(bytes);
+  auto state = reader.read(bytes, pause);
   if (!state) return forward(std::move(state), "cannot read the snapshot");
   return Engine(std::move(*state));
 }

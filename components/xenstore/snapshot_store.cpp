@@ -2,10 +2,14 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "components/xenstore/crash_points.h"
+#include "runtime/crc32c.h"
 
 namespace bulkhead::xenstore {
 namespace {
@@ -19,6 +23,11 @@ SnapshotHead* head_of(const Mapping& segment) {
 pthread_mutex_t* lock_of(const Mapping& segment) {
   static_assert(sizeof(pthread_mutex_t) <= sizeof(SnapshotHead::writer_lock));
   return reinterpret_cast<pthread_mutex_t*>(head_of(segment)->writer_lock);
+}
+
+std::uint64_t seal_of(std::uint64_t position, std::uint64_t length) {
+  const std::array<std::uint64_t, 2> fields{position, length};
+  return kHeadSealed | crc32c(std::as_bytes(std::span(fields)));
 }
 
 bool try_lock(const Mapping& segment) {
@@ -63,25 +72,53 @@ std::uint64_t SnapshotStore::length() const {
   return of_published(&SnapshotHead::length);
 }
 
-Result<std::optional<SnapshotStore::Loaded>> SnapshotStore::load() const {
+Result<std::optional<SnapshotStore::Loaded>> SnapshotStore::load(const std::function<void()>& pause) const {
   for (int attempt = 0; attempt < kLoadAttempts; ++attempt) {
     const std::uint64_t published = custody_.control().published.load();
     if (published == 0) return std::optional<Loaded>();
-    const Mapping& segment = custody_.snapshot(published & 3);
-    const SnapshotHead* head = head_of(segment);
-    const std::uint64_t version = head->version.load();
-    const std::uint64_t position = head->journal_position;
-    const std::uint64_t length = head->length;
-    if (version % 2 != 0 || length > segment.size() - kSnapshotData) continue;
-    const std::vector<std::byte> bytes(segment.data() + kSnapshotData,
-                                       segment.data() + kSnapshotData + length);
-    if (head->version.load() != version) continue;
-    auto engine = read_snapshot(bytes);
-    if (!engine) return forward(std::move(engine), "cannot load the snapshot");
-    return std::optional(Loaded{position, std::move(*engine)});
+    if ((published & 3) >= kSnapshotSlots) return failure(ErrorKind::kInvalid, "there is no such snapshot");
+    auto loaded = load_slot(published & 3, pause);
+    if (loaded) return std::optional(std::move(*loaded));
+    if (loaded.error().kind() != ErrorKind::kNotFound) return forward(std::move(loaded));
   }
   return failure(ErrorKind::kExhausted,
                  "cannot load the snapshot: it is replaced faster than it can be read");
+}
+
+Result<SnapshotStore::Loaded> SnapshotStore::load_slot(std::size_t slot,
+                                                       const std::function<void()>& pause) const {
+  const Mapping& segment = custody_.snapshot(slot);
+  const SnapshotHead* head = head_of(segment);
+  const std::uint64_t version = head->version.load();
+  const std::uint64_t position = head->journal_position;
+  const std::uint64_t length = head->length;
+  const std::uint64_t seal = head->seal;
+  if (version % 2 != 0) return failure(ErrorKind::kNotFound, "the snapshot is being replaced");
+  const bool intact =
+      length <= segment.size() - kSnapshotData && (seal == 0 || seal == seal_of(position, length));
+  std::vector<std::byte> bytes;
+  if (intact) bytes.assign(segment.data() + kSnapshotData, segment.data() + kSnapshotData + length);
+  if (head->version.load() != version) return failure(ErrorKind::kNotFound, "the snapshot was replaced");
+  if (!intact) return failure(ErrorKind::kInvalid, "cannot load the snapshot: its head is damaged");
+  auto engine = read_snapshot(bytes, pause);
+  if (!engine) return forward(std::move(engine), "cannot load the snapshot");
+  return Loaded{position, std::move(*engine)};
+}
+
+std::vector<std::size_t> SnapshotStore::complete() const {
+  std::vector<std::size_t> slots;
+  for (std::size_t slot = 0; slot < kSnapshotSlots; ++slot) {
+    const std::uint64_t version = head_of(custody_.snapshot(slot))->version.load();
+    if (version != 0 && version % 2 == 0) slots.push_back(slot);
+  }
+  std::ranges::sort(slots, std::greater(),
+                    [&](std::size_t slot) { return head_of(custody_.snapshot(slot))->journal_position; });
+  return slots;
+}
+
+void SnapshotStore::republish(std::optional<std::size_t> slot) const {
+  auto& published = custody_.control().published;
+  published.store(slot ? ((published.load() >> 2) + 1) << 2 | *slot : 0);
 }
 
 std::optional<SnapshotWriting> SnapshotWriting::begin(Custody& custody, const Engine& engine,
@@ -140,6 +177,9 @@ Result<bool> SnapshotWriting::step(std::size_t budget) {
   const Mapping& segment = custody_->snapshot(slot_);
   slice_.clear();
   const bool more = writer_.step(budget, slice_);
+  if (!writer_.damage().empty()) {
+    return failure(ErrorKind::kFailed, "no snapshot of a damaged state: " + writer_.damage());
+  }
   if (slice_.size() > segment.size() - kSnapshotData - written_) {
     custody_->control().state_too_large.store(1);
     return failure(ErrorKind::kExhausted, "the state does not fit into a snapshot of " +
@@ -156,6 +196,7 @@ void SnapshotWriting::publish() {
   SnapshotHead* head = head_of(custody_->snapshot(slot_));
   head->journal_position = position_;
   head->length = written_;
+  head->seal = seal_of(position_, written_);
   head->version.store(head->version.load() + 1);
   custody_->control().state_too_large.store(0);
   kSnapshotWritten.pass();

@@ -2,6 +2,7 @@
 // take any that is not published; publishing is one store and only ever moves forward.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "components/xenstore/custody.h"
@@ -26,8 +27,16 @@ class SnapshotStore {
   // The state did not fit when somebody last tried.
   bool too_large() const { return custody_.control().state_too_large.load(std::memory_order_relaxed) != 0; }
 
+  // The slots that hold a complete snapshot, published or not, newest first, by what their heads say.
+  std::vector<std::size_t> complete() const;
+  // What one of them holds. kInvalid: damaged.
+  Result<Loaded> load_slot(std::size_t slot, const std::function<void()>& pause = {}) const;
+  // Makes a complete one the published one. Nobody else may be writing.
+  void republish(std::optional<std::size_t> slot) const;
+
   // The published snapshot; nullopt if there is none. Reads again when a writer was faster.
-  Result<std::optional<Loaded>> load() const;
+  // `pause`, if given, is called now and then.
+  Result<std::optional<Loaded>> load(const std::function<void()>& pause = {}) const;
 
  private:
   std::uint64_t of_published(std::uint64_t SnapshotHead::* field) const;
@@ -47,7 +56,8 @@ class SnapshotWriting {
   ~SnapshotWriting();
 
   // Writes about `budget` bytes. True while there is more to do; the last step publishes. kExhausted: it does
-  // not fit, which is shown to everybody (too_large()) until one does.
+  // not fit, which is shown to everybody (too_large()) until one does. kFailed: the state is damaged; nothing
+  // is published.
   Result<bool> step(std::size_t budget);
 
  private:

@@ -39,6 +39,21 @@ void populate(Store& s) {
   s.begin(1);
 }
 
+TEST(Snapshot, OfADamagedStateSaysSo) {
+  Store s;
+  populate(s);
+  std::vector<std::byte> bytes;
+  SnapshotWriter sound(s.engine);
+  while (sound.step(1000, bytes)) {
+  }
+  EXPECT_EQ(sound.damage(), "");
+  s.engine.flip_bit();
+  SnapshotWriter writer(s.engine);
+  while (writer.step(1000, bytes)) {
+  }
+  EXPECT_NE(writer.damage(), "");
+}
+
 TEST(Snapshot, KeepsEverything) {
   Store s;
   populate(s);

@@ -90,6 +90,7 @@ class TreeWriter {
 
   // Appends a little; true when the tree is complete.
   bool step(std::vector<std::byte>& out);
+  const std::string& damage() const { return damage_; }
 
  private:
   struct Level {
@@ -109,6 +110,9 @@ class TreeWriter {
   bool begun_ = false;
   std::string path_ = "/";
   std::vector<Level> levels_;
+  std::uint64_t count_ = 0;
+  std::uint64_t digest_ = 0;
+  std::string damage_;
 };
 
 void TreeWriter::begin(RecordWriter& record) {
@@ -121,6 +125,9 @@ void TreeWriter::begin(RecordWriter& record) {
 
 void TreeWriter::visit(RecordWriter& record, const Node& now, const Node* before) {
   if (before == nullptr || before->generation != now.generation) {
+    if (node_hash(path_, now) != now.hash) damage_ = "damaged value or permissions of " + path_;
+    ++count_;
+    digest_ += now.hash;
     record.begin(RecordType::kNode);
     record.number(now.generation).number(now.data_generation).text(path_);
     write_permissions(record, *now.permissions);
@@ -148,6 +155,8 @@ bool TreeWriter::step(std::vector<std::byte>& out) {
     record.begin(RecordType::kTreeEnd);
     record.number(tree_.node_count()).number(tree_.digest());
     record.end();
+    const bool as_counted = count_ == tree_.node_count() && digest_ == tree_.digest();
+    if (full_ && !as_counted && damage_.empty()) damage_ = "the tree's nodes are not those counted";
     return true;
   }
   Level& level = levels_.back();
@@ -188,6 +197,7 @@ struct SnapshotWriter::State {
   std::size_t sent = 0;
   std::deque<core::TreeWriter> trees;
   bool in_back = false;
+  std::string damage;
 };
 
 SnapshotWriter::State::State(const core::State& state) {
@@ -248,7 +258,9 @@ bool SnapshotWriter::State::step(std::vector<std::byte>& out) {
     return false;
   }
   if (!trees.empty()) {
-    if (trees.front().step(out)) trees.pop_front();
+    const bool complete = trees.front().step(out);
+    if (damage.empty()) damage = trees.front().damage();
+    if (complete) trees.pop_front();
     return false;
   }
   if (in_back) return true;
@@ -262,6 +274,10 @@ SnapshotWriter::SnapshotWriter(const Engine& engine) : state_(std::make_unique<S
 SnapshotWriter::~SnapshotWriter() = default;
 SnapshotWriter::SnapshotWriter(SnapshotWriter&&) noexcept = default;
 SnapshotWriter& SnapshotWriter::operator=(SnapshotWriter&&) noexcept = default;
+
+const std::string& SnapshotWriter::damage() const {
+  return state_->damage;
+}
 
 bool SnapshotWriter::step(std::size_t budget, std::vector<std::byte>& out) {
   constexpr std::size_t kVisit = 8;  // what comparing two nodes costs when nothing has to be written

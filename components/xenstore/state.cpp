@@ -130,6 +130,7 @@ std::uint64_t State::fingerprint() const {
     hasher.add((domain.introduced ? 1U : 0U) | (domain.shut_down ? 2U : 0U) | (domain.ended ? 4U : 0U) |
                std::uint64_t{domain.target.value_or(0)} << 3 | std::uint64_t{domain.port} << 32);
     hasher.add(domain.mfn);
+    hasher.add(domain.own_limits);
     hasher.add(domain.generation);
     hasher.add(domain.own_limits | std::uint64_t{domain.features} << 32);
     hasher.add((domain.soft_warned ? 1U : 0U) | (domain.hard_warned ? 2U : 0U));

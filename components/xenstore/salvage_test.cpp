@@ -197,7 +197,9 @@ TEST_F(SalvageTest, DyingInItLosesNothingMore) {
     store.map("journal").data()[4096 + damaged + 30] ^= std::byte{1};
     const auto life = [&](bool die) {
       Incarnation next(store);
-      if (die) EXPECT_TRUE(CrashPoint::arm(point));
+      if (die) {
+        EXPECT_TRUE(CrashPoint::arm(point));
+      }
       next.executor.redo();
       if (auto followed = next.replica.follow(kAll); followed) return;  // a predecessor got that far
       ASSERT_TRUE(salvage(next.custody, next.replica));

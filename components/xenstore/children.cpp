@@ -9,7 +9,7 @@ namespace bulkhead::xenstore::core {
 namespace {
 
 constexpr std::uint16_t kFanout = 32;
-constexpr std::uint16_t kSmallestPage = 4;
+constexpr std::uint16_t kSmallestPage = 2;
 
 // The first eight bytes of a name as a number that orders like them. Names hold no NUL: a zero in the last
 // byte says that the whole name is in the key.
@@ -37,13 +37,44 @@ struct Page {
   std::uint16_t size = 0;
   std::uint16_t capacity = 0;
   std::uint32_t height = 0;
-  std::uint32_t reserved = 0;
-  std::uint64_t count = 0;  // children in or below this page
+  std::uint32_t count = 0;  // children in or below this page
   std::uint64_t bytes = 0;  // of their names, each with its NUL
+  union {
+    Totals totals{};  // of them and everything below
+    Page* next_dead;  // while being destroyed
+  };
 
   PageEntry* entries() { return reinterpret_cast<PageEntry*>(this + 1); }
   const PageEntry* entries() const { return reinterpret_cast<const PageEntry*>(this + 1); }
 };
+static_assert(sizeof(Page) == 48, "every directory pays for it");
+
+void Totals::add(const Totals& other) {
+  if (other.nodes == 0) return;
+  owner = nodes == 0 || owner == other.owner ? other.owner : kSeveral;
+  nodes += other.nodes;
+  bytes += other.bytes;
+  hash += other.hash;
+}
+
+void Totals::subtract(const Totals& other) {
+  nodes -= other.nodes;
+  bytes -= other.bytes;
+  hash -= other.hash;
+  if (nodes == 0) owner = kNobody;
+}
+
+void Trail::add(const Totals& change) const {
+  for (const Step& step : steps) {
+    Totals& totals = step.page->totals;
+    totals.nodes += change.nodes;
+    totals.hash += change.hash;
+    const auto nodes = static_cast<std::int32_t>(change.nodes);
+    totals.bytes += change.bytes - nodes * static_cast<std::int64_t>(step.directory);
+    if (change.owner == Totals::kNobody || change.owner == totals.owner) continue;
+    totals.owner = totals.nodes == 1 ? change.owner : Totals::kSeveral;
+  }
+}
 
 namespace {
 
@@ -111,6 +142,7 @@ Page* writable(Page*& slot, std::uint16_t capacity) {
   page->size = old->size;
   page->count = old->count;
   page->bytes = old->bytes;
+  page->totals = old->totals;
   std::copy_n(old->entries(), old->size, page->entries());
   if (shared) {
     for (std::size_t i = 0; i < page->size; ++i) reference(*page, page->entries()[i]);
@@ -135,10 +167,12 @@ void remove_at(Page& page, std::size_t index) {
 void recount(Page& page) {
   page.count = 0;
   page.bytes = 0;
+  page.totals = {};
   for (std::size_t i = 0; i < page.size; ++i) {
     const PageEntry& entry = page.entries()[i];
     page.count += page.height > 0 ? entry.page->count : 1;
     page.bytes += page.height > 0 ? entry.page->bytes : entry.node->name().size() + 1;
+    page.totals.add(page.height > 0 ? entry.page->totals : subtree_totals(*entry.node));
   }
 }
 
@@ -164,8 +198,10 @@ Page* add_entry(Page*& slot, std::uint16_t index, PageEntry entry) {
   } else {
     insert_at(*left, index, entry);
   }
-  recount(*left);
   recount(*right);
+  left->count -= right->count;
+  left->bytes -= right->bytes;
+  left->totals.subtract(right->totals);
   return right;
 }
 
@@ -174,6 +210,7 @@ Page* insert_below(Page*& slot, std::uint64_t key, Node* child) {
   Page* page = writable(slot, slot->size);
   page->count += 1;
   page->bytes += child->name().size() + 1;
+  page->totals.add(subtree_totals(*child));
   if (page->height == 0) {
     std::uint16_t index = lower_bound(*page, key, child->name());
     return add_entry(slot, index, PageEntry{.key = key, .node = child});
@@ -200,6 +237,7 @@ void merge_with_next(Page& page, std::size_t index) {
   left->size = together;
   left->count += right->count;
   left->bytes += right->bytes;
+  left->totals.add(right->totals);
   free_page(right);
   remove_at(page, index + 1);
 }
@@ -230,29 +268,23 @@ Node* erase_below(Page*& slot, std::uint64_t key, std::string_view name) {
   }
   page->count -= 1;
   page->bytes -= name.size() + 1;
+  page->totals.subtract(subtree_totals(*erased));
   return erased;
 }
 
-// Drops one reference to the page. Nodes that nobody holds any more are chained to `dead`.
-void drop_page(Page* page, Node*& dead) {
-  if (--page->refs > 0) return;
-  for (std::size_t i = 0; i < page->size; ++i) {
-    PageEntry& entry = page->entries()[i];
-    if (page->height > 0) {
-      drop_page(entry.page, dead);
-    } else if (--entry.node->refs == 0) {
-      entry.node->next_dead = dead;
-      dead = entry.node;
-    }
-  }
-  free_page(page);
+// The owner may be kSeveral where a recount would find just one.
+bool agree(const Totals& kept, const Totals& counted) {
+  return kept.nodes == counted.nodes && kept.bytes == counted.bytes && kept.hash == counted.hash &&
+         (kept.owner == counted.owner || kept.owner == Totals::kSeveral);
 }
 
 bool consistent_page(const Page& page, std::string_view& previous) {
   std::uint64_t count = 0;
   std::uint64_t bytes = 0;
+  Totals totals;
   for (std::size_t i = 0; i < page.size; ++i) {
     const PageEntry& entry = page.entries()[i];
+    totals.add(page.height > 0 ? entry.page->totals : subtree_totals(*entry.node));
     if (entry.key != key_of(smallest_name(page, i))) return false;
     if (page.height > 0) {
       if (entry.page->height + 1 != page.height || !consistent_page(*entry.page, previous)) return false;
@@ -265,19 +297,84 @@ bool consistent_page(const Page& page, std::string_view& previous) {
     count += 1;
     bytes += previous.size() + 1;
   }
-  return page.size > 0 && count == page.count && bytes == page.bytes;
+  return page.size > 0 && count == page.count && bytes == page.bytes && agree(page.totals, totals);
 }
 
 }  // namespace
 
-void Node::destroy(Node* node) {
-  node->next_dead = nullptr;
-  while (node != nullptr) {
-    Node* dying = node;
-    node = dying->next_dead;
-    if (Page* page = std::exchange(dying->children.root_, nullptr)) drop_page(page, node);
-    delete dying;
+// Nodes and pages that nobody holds any more, to be taken apart piece by piece.
+struct Grave {
+  Node* nodes = nullptr;
+  Page* pages = nullptr;
+  std::uint64_t pending = 0;  // nodes in it, at most
+
+  void bury(Node* node) {
+    pending += 1 + node->children.totals().nodes;
+    add(node);
   }
+  void bury(Page* page) {
+    if (--page->refs > 0) return;
+    pending += page->totals.nodes;
+    add(page);
+  }
+  void reap(std::uint64_t pieces) {
+    while (pieces > 0 && (nodes != nullptr || pages != nullptr)) {
+      pieces -= std::min(pieces, pages != nullptr ? reap_page() : reap_node());
+    }
+    if (nodes == nullptr && pages == nullptr) pending = 0;
+  }
+
+ private:
+  void add(Node* node) {
+    node->next_dead = nodes;
+    nodes = node;
+  }
+  void add(Page* page) {
+    page->next_dead = pages;
+    pages = page;
+  }
+  // Both return how much work it was.
+  std::uint64_t reap_node() {
+    Node* node = nodes;
+    nodes = node->next_dead;
+    pending -= std::min<std::uint64_t>(pending, 1);
+    if (Page* page = std::exchange(node->children.root_, nullptr); page != nullptr && --page->refs == 0)
+      add(page);
+    node->~Node();
+    ::operator delete(node);
+    return 1;
+  }
+  std::uint64_t reap_page() {
+    Page* page = pages;
+    pages = page->next_dead;
+    for (std::size_t i = 0; i < page->size; ++i) {
+      const PageEntry& entry = page->entries()[i];
+      if (page->height > 0 && --entry.page->refs == 0) add(entry.page);
+      if (page->height == 0 && --entry.node->refs == 0) add(entry.node);
+    }
+    const std::uint64_t work = 1U + page->size / 4U;
+    free_page(page);
+    return work;
+  }
+};
+
+namespace {
+
+// Never destroyed itself: whatever is buried while the program ends stays.
+constinit thread_local Grave grave;
+constexpr std::uint64_t kReapAtLeast = 64;
+constexpr std::uint64_t kReapShare = 64;  // of what is pending
+
+}  // namespace
+
+void Node::destroy(Node* node) {
+  grave.bury(node);
+}
+void Node::reap_some() {
+  if (grave.nodes != nullptr || grave.pages != nullptr) grave.reap(kReapAtLeast + grave.pending / kReapShare);
+}
+void Node::reap_all() {
+  grave.reap(~std::uint64_t{0});
 }
 
 Children::Children(const Children& other) : root_(other.root_) {
@@ -285,14 +382,7 @@ Children::Children(const Children& other) : root_(other.root_) {
 }
 
 Children::~Children() {
-  if (root_ == nullptr) return;
-  Node* dead = nullptr;
-  drop_page(root_, dead);
-  while (dead != nullptr) {
-    Node* next = dead->next_dead;
-    Node::destroy(dead);
-    dead = next;
-  }
+  if (root_ != nullptr) grave.bury(root_);
 }
 
 std::uint64_t Children::size() const {
@@ -300,6 +390,40 @@ std::uint64_t Children::size() const {
 }
 std::uint64_t Children::bytes() const {
   return root_ != nullptr ? root_->bytes : 0;
+}
+
+Totals Children::totals() const {
+  return root_ != nullptr ? root_->totals : Totals{};
+}
+
+void Children::for_owners(std::size_t directory, const Charge& charge) const {
+  struct Part {
+    const Page* page;
+    std::size_t directory;
+  };
+  std::vector<Part> parts;
+  if (root_ != nullptr) parts.push_back({root_, directory});
+  while (!parts.empty()) {
+    const auto [page, length] = parts.back();
+    parts.pop_back();
+    const Totals& totals = page->totals;
+    if (totals.owner != Totals::kSeveral) {
+      charge(totals.owner, totals.nodes,
+             totals.bytes + std::int64_t{totals.nodes} * static_cast<std::int64_t>(length));
+      continue;
+    }
+    for (std::size_t i = 0; i < page->size; ++i) {
+      const PageEntry& entry = page->entries()[i];
+      if (page->height > 0) {
+        parts.push_back({entry.page, length});
+        continue;
+      }
+      const Node& node = *entry.node;
+      const std::size_t path = length + 1 + node.name().size();
+      charge(node.owner(), 1, static_cast<std::int64_t>(record_size(node) + path));
+      if (node.children.root_ != nullptr) parts.push_back({node.children.root_, path});
+    }
+  }
 }
 
 const Node* Children::find(std::string_view name) const {
@@ -311,19 +435,21 @@ const Node* Children::find(std::string_view name) const {
   return index < page->size && equal(*page, index, key, name) ? page->entries()[index].node : nullptr;
 }
 
-Node& Children::exclusive(std::string_view name) {
+Node& Children::exclusive(std::string_view name, std::size_t directory, Trail& trail) {
   std::uint64_t key = key_of(name);
   Page** slot = &root_;
   Page* page = writable(*slot, root_->size);
+  trail.steps.push_back({page, directory});
   while (page->height > 0) {
     slot = &page->entries()[branch(*page, key, name)].page;
     page = writable(*slot, (*slot)->size);
+    trail.steps.push_back({page, directory});
   }
   PageEntry& entry = page->entries()[lower_bound(*page, key, name)];
   if (entry.node->refs > 1) {
-    Node* copy = new Node(*entry.node);
+    Ref<Node> copy = entry.node->clone();
     --entry.node->refs;
-    entry.node = copy;
+    entry.node = copy.release();
   }
   return *entry.node;
 }

@@ -5,7 +5,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string_view>
+#include <vector>
 
 #include "components/xenstore/ref.h"
 
@@ -13,6 +15,33 @@ namespace bulkhead::xenstore::core {
 
 struct Node;
 struct Page;
+
+// What some nodes and everything below them add up to, so that removing them need not walk them.
+struct Totals {
+  static constexpr std::uint32_t kNobody = ~std::uint32_t{0};       // there are none
+  static constexpr std::uint32_t kSeveral = ~std::uint32_t{0} - 1;  // or one, unknown which
+
+  std::uint32_t nodes = 0;
+  std::uint32_t owner = kNobody;  // of all of them
+  std::int64_t bytes = 0;         // charged for, paths counted from their directory on, its '/' included
+  std::uint64_t hash = 0;         // sum
+
+  void add(const Totals& other);
+  void subtract(const Totals& other);  // does not find out that what is left has one owner
+};
+
+// The pages above a place in the tree, from the top. All are exclusive.
+struct Trail {
+  struct Step {
+    Page* page;
+    std::size_t directory;  // length of the path of the page's directory, 0 for "/"
+  };
+  std::vector<Step> steps;
+
+  // What is below the place has changed by this much; here `bytes` counts whole paths. `owner` is that of
+  // what was added or changed, kNobody if nothing was.
+  void add(const Totals& change) const;
+};
 
 class Children {
  public:
@@ -30,9 +59,16 @@ class Children {
 
   const Node* find(std::string_view name) const;
   // The child `name`, which must exist, made exclusive: it and every page above it that was shared is copied.
-  Node& exclusive(std::string_view name);
-  void insert(Ref<Node> child);            // its name must be absent
+  // The pages are added to the trail; `directory` as there.
+  Node& exclusive(std::string_view name, std::size_t directory, Trail& trail);
+  void insert(Ref<Node> child);            // its name must be absent; complete with hash and children
   Ref<Node> erase(std::string_view name);  // must be present
+
+  Totals totals() const;
+  // Calls `charge(owner, nodes, bytes)` until all children and what is below them has been told, bytes with
+  // whole paths. Goes down only where owners are mixed.
+  using Charge = std::function<void(std::uint32_t owner, std::int64_t nodes, std::int64_t bytes)>;
+  void for_owners(std::size_t directory, const Charge& charge) const;
 
   bool same_as(const Children& other) const { return root_ == other.root_; }
   // Order of names and the sums kept in pages; for check().
@@ -40,7 +76,7 @@ class Children {
 
  private:
   friend class ChildCursor;
-  friend struct Node;
+  friend struct Grave;
   Page* root_ = nullptr;
 };
 

@@ -15,11 +15,10 @@ void fire_or_defer(Call& call, const Change& change) {
 
 // A transaction holds the nodes it changed; their lists of children are its base's, or made of other such
 // nodes.
-void charge_transaction(Call& call, std::string_view path) {
+void charge_transaction(Call& call, std::string_view path, std::size_t permissions, std::size_t value) {
   if (call.transaction == nullptr) return;
-  const Node& node = *call.transaction->tree.find(path);
   std::int64_t before = call.transaction->memory();
-  call.transaction->charge(path, static_cast<std::uint32_t>(record_size(node) - node.children.bytes()));
+  call.transaction->charge(path, static_cast<std::uint32_t>(record_size(permissions, value, 0)));
   call.state.domains.add_memory(*call.session.domain, call.transaction->memory() - before);
 }
 
@@ -93,11 +92,10 @@ ErrorCode create_node(Call& call, std::string_view path, std::span<const std::by
   }
   if (error != ErrorCode::kNone) return error;
 
+  tree.create_chain(missing, value, permissions, call.state.generation, call.accounts());
   for (std::string_view created : missing) {
     bool last = created.size() == path.size();
-    tree.create(created, last ? value : std::span<const std::byte>{}, permissions, ++call.state.generation,
-                call.accounts());
-    charge_transaction(call, created);
+    charge_transaction(call, created, permissions->size, last ? value.size() : 0);
   }
   call.mutated = true;
   fire_or_defer(call, {.path = path, .now = tree.find(path)});
@@ -114,7 +112,7 @@ ErrorCode overwrite(Call& call, const Target& target, std::span<const std::byte>
   if (error == ErrorCode::kNone) error = note(call, target.path, kChanged | kFiresEvent);
   if (error != ErrorCode::kNone) return error;
   const Node& changed = call.tree().set_value(target.path, value, ++call.state.generation, call.accounts());
-  charge_transaction(call, target.path);
+  charge_transaction(call, target.path, changed.permissions->size, changed.value().size());
   call.mutated = true;
   fire_or_defer(call, {.path = target.path, .now = &changed});
   return ErrorCode::kNone;
@@ -239,7 +237,7 @@ ErrorCode handle_set_perms(Call& call) {
   know_domains(call, **permissions);
   const Node& changed = call.tree().set_permissions(target.path, std::move(*permissions),
                                                     ++call.state.generation, call.accounts());
-  charge_transaction(call, target.path);
+  charge_transaction(call, target.path, changed.permissions->size, changed.value().size());
   call.mutated = true;
   fire_or_defer(
       call,

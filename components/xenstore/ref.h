@@ -49,12 +49,11 @@ class Ref {
 // A reference-counted array with its elements behind the header, in one allocation.
 template <typename T>
 struct SharedArray {
-  static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 8);
+  static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 4);
 
   std::uint32_t refs = 1;
   std::uint32_t size = 0;
   std::uint32_t capacity = 0;
-  std::uint32_t reserved = 0;
 
   T* data() { return reinterpret_cast<T*>(this + 1); }
   const T* data() const { return reinterpret_cast<const T*>(this + 1); }

@@ -7,27 +7,9 @@
 namespace bulkhead::xenstore::core {
 namespace {
 
-Ref<SharedArray<std::byte>> make_value(std::span<const std::byte> value) {
-  return value.empty() ? Ref<SharedArray<std::byte>>{} : SharedArray<std::byte>::make(value);
-  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks): it cannot count references
-}
-
-// Overwrites in place where nobody else holds the value and it fits.
-void assign_value(Node& node, std::span<const std::byte> value) {
-  if (node.bytes && !node.bytes.shared() && !value.empty() && value.size() <= node.bytes->capacity &&
-      value.size() >= node.bytes->capacity / 4) {
-    std::copy(value.begin(), value.end(), node.bytes->data());
-    node.bytes->size = static_cast<std::uint32_t>(value.size());
-    return;
-  }
-  node.bytes = make_value(value);
-}
-
 Ref<Node> make_node(std::string_view name, std::span<const std::byte> value, Ref<PermissionSet> permissions,
                     std::uint64_t generation, std::uint64_t data_generation) {
-  Ref<Node> node = Ref<Node>::adopt(new Node);
-  node->label = SharedArray<char>::make(name);
-  node->bytes = make_value(value);
+  Ref<Node> node = Node::make(name, value);
   node->permissions = std::move(permissions);
   node->generation = generation;
   node->data_generation = data_generation;
@@ -36,6 +18,26 @@ Ref<Node> make_node(std::string_view name, std::span<const std::byte> value, Ref
 
 std::int64_t charged_bytes(const Node& node, std::size_t path_length) {
   return static_cast<std::int64_t>(record_size(node) + path_length);
+}
+
+// The node alone, with its whole path.
+Totals own_totals(const Node& node, std::size_t path_length) {
+  return {.nodes = 1, .owner = node.owner(), .bytes = charged_bytes(node, path_length), .hash = node.hash};
+}
+
+// The node and everything below it, with whole paths.
+Totals whole_totals(const Node& node, std::size_t path_length) {
+  Totals totals = node.children.totals();
+  totals.bytes += std::int64_t{totals.nodes} * static_cast<std::int64_t>(path_length);
+  totals.add(own_totals(node, path_length));
+  return totals;
+}
+
+// Room for the pages of the change at hand.
+Trail& scratch_trail() {
+  static thread_local Trail trail;
+  trail.steps.clear();
+  return trail;
 }
 
 }  // namespace
@@ -92,20 +94,41 @@ Tree::Nearest Tree::nearest(std::string_view path) const {
   return found;
 }
 
-Node& Tree::exclusive(std::string_view path) {
-  if (root_.shared()) root_ = Ref<Node>::adopt(new Node(*root_));
+Node& Tree::exclusive(std::string_view path, Trail& trail) {
+  Node::reap_some();
+  if (root_.shared()) root_ = root_->clone();
   Node* node = root_.get();
-  for (Components components(path); !components.done();) node = &node->children.exclusive(components.next());
+  std::size_t directory = 0;
+  for (Components components(path); !components.done(); directory = components.consumed()) {
+    node = &node->children.exclusive(components.next(), directory, trail);
+  }
   return *node;
 }
 
+// The node alone has changed: everybody's books follow.
+void Tree::charge_own(const Node& node, std::string_view path, const Totals& before, const Trail& trail,
+                      Accounts& accounts) {
+  const Totals now = own_totals(node, path.size());
+  digest_ += now.hash - before.hash;
+  trail.add({.nodes = 0,
+             .owner = now.owner == before.owner ? Totals::kNobody : now.owner,
+             .bytes = now.bytes - before.bytes,
+             .hash = now.hash - before.hash});
+  if (now.owner != before.owner) {
+    accounts.charge(before.owner, -1, -before.bytes);
+    accounts.charge(now.owner, 1, now.bytes);
+  } else if (now.bytes != before.bytes) {
+    accounts.charge(now.owner, 0, now.bytes - before.bytes);
+  }
+}
+
 // Changes one existing node: refreshes its permissions before its generation moves on, then keeps hash,
-// digest and accounts.
+// digest and accounts. `change` gets the trail, too, and says whether the node's own content changed.
 template <typename Change>
 Node& Tree::edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change) {
-  Node& node = exclusive(path);
-  std::uint32_t owner = node.owner();
-  std::int64_t bytes = charged_bytes(node, path.size());
+  Trail& trail = scratch_trail();
+  Node& node = exclusive(path, trail);
+  const Totals before = own_totals(node, path.size());
   std::uint64_t damage = 0;  // of what the change does not replace: a new hash must not hide it
   bool rehash = false;
   if (node.permissions->size > 1) {
@@ -115,29 +138,19 @@ Node& Tree::edit(std::string_view path, std::uint64_t generation, Accounts& acco
     node.permissions = std::move(refreshed);
   }
   node.generation = version_ = generation;
-  if (change(node)) {
+  if (change(node, trail)) {
     rehash = true;
     damage = 0;
   }
-  if (rehash) {
-    digest_ -= node.hash;
-    node.hash = node_hash(path, node) ^ damage;
-    digest_ += node.hash;
-  }
-  std::int64_t now = charged_bytes(node, path.size());
-  if (node.owner() != owner) {
-    accounts.charge(owner, -1, -bytes);
-    accounts.charge(node.owner(), 1, now);
-  } else if (now != bytes) {
-    accounts.charge(owner, 0, now - bytes);
-  }
+  if (rehash) node.hash = node_hash(path, node) ^ damage;
+  charge_own(node, path, before, trail, accounts);
   return node;
 }
 
 const Node& Tree::set_value(std::string_view path, std::span<const std::byte> value, std::uint64_t generation,
                             Accounts& accounts) {
-  return edit(path, generation, accounts, [&](Node& node) {
-    assign_value(node, value);
+  return edit(path, generation, accounts, [&](Node& node, const Trail&) {
+    node.set_value(value);
     node.data_generation = generation;
     return true;
   });
@@ -145,7 +158,7 @@ const Node& Tree::set_value(std::string_view path, std::span<const std::byte> va
 
 const Node& Tree::set_permissions(std::string_view path, Ref<PermissionSet> permissions,
                                   std::uint64_t generation, Accounts& accounts) {
-  return edit(path, generation, accounts, [&](Node& node) {
+  return edit(path, generation, accounts, [&](Node& node, const Trail&) {
     node.permissions = std::move(permissions);
     node.data_generation = generation;
     return true;
@@ -154,82 +167,112 @@ const Node& Tree::set_permissions(std::string_view path, Ref<PermissionSet> perm
 
 void Tree::set_content(std::string_view path, std::span<const std::byte> value,
                        Ref<PermissionSet> permissions, std::uint64_t generation, Accounts& accounts) {
-  edit(path, generation, accounts, [&](Node& node) {
-    assign_value(node, value);
+  edit(path, generation, accounts, [&](Node& node, const Trail&) {
+    node.set_value(value);
     node.permissions = std::move(permissions);
     node.data_generation = generation;
     return true;
   });
 }
 
-void Tree::attach(std::string_view path, Ref<Node> node, Node& parent, Accounts& accounts) {
-  node->hash = node_hash(path, *node);
-  digest_ += node->hash;
-  ++count_;
-  accounts.charge(node->owner(), 1, charged_bytes(*node, path.size()));
+// The node is complete, with everything below it, and everything below has the same owner.
+void Tree::attach(std::string_view path, Ref<Node> node, Node& parent, const Trail& trail,
+                  Accounts& accounts) {
+  const Totals added = whole_totals(*node, path.size());
+  digest_ += added.hash;
+  count_ += added.nodes;
+  accounts.charge(added.owner, added.nodes, added.bytes);
+  trail.add(added);
   parent.children.insert(std::move(node));
 }
 
 void Tree::create(std::string_view path, std::span<const std::byte> value, Ref<PermissionSet> permissions,
                   std::uint64_t generation, Accounts& accounts) {
-  edit(parent_path(path), generation, accounts, [&](Node& parent) {
-    attach(path, make_node(last_component(path), value, std::move(permissions), generation, generation),
-           parent, accounts);
-    return false;
-  });
+  std::uint64_t before = generation - 1;
+  create_chain({&path, 1}, value, permissions, before, accounts);
 }
 
-void Tree::discount(const Node& removed, std::string_view path, Accounts& accounts) {
-  for (TreeWalk walk(removed, path); !walk.done(); walk.next()) {
-    digest_ -= walk.node().hash;
-    --count_;
-    accounts.charge(walk.node().owner(), -1, -charged_bytes(walk.node(), walk.path().size()));
+// As if one was made after the other: each creation is also a change of the parent's list. Built from the
+// bottom, because everything above a new node has to learn of it.
+void Tree::create_chain(std::span<const std::string_view> paths, std::span<const std::byte> value,
+                        const Ref<PermissionSet>& permissions, std::uint64_t& generation,
+                        Accounts& accounts) {
+  std::uint64_t created = generation + paths.size();
+  std::uint64_t changed = created;
+  Ref<Node> chain;
+  for (std::size_t i = paths.size(); i-- > 0; changed = created--) {
+    Ref<Node> node = make_node(last_component(paths[i]), chain ? std::span<const std::byte>{} : value,
+                               permissions, changed, created);
+    node->hash = node_hash(paths[i], *node);
+    if (chain) node->children.insert(std::move(chain));
+    chain = std::move(node);
   }
+  edit(parent_path(paths.front()), generation + 1, accounts, [&](Node& parent, const Trail& trail) {
+    attach(paths.front(), std::move(chain), parent, trail, accounts);
+    return false;
+  });
+  generation += paths.size();
+  version_ = generation;
+}
+
+void Tree::discount(const Node& removed, std::string_view path, const Trail& trail, Accounts& accounts) {
+  const Totals whole = whole_totals(removed, path.size());
+  digest_ -= whole.hash;
+  count_ -= whole.nodes;
+  trail.add(
+      {.nodes = 0U - whole.nodes, .owner = Totals::kNobody, .bytes = -whole.bytes, .hash = 0 - whole.hash});
+  accounts.charge(removed.owner(), -1, -charged_bytes(removed, path.size()));
+  removed.children.for_owners(path.size(), [&](std::uint32_t owner, std::int64_t nodes, std::int64_t bytes) {
+    accounts.charge(owner, -nodes, -bytes);
+  });
 }
 
 Ref<Node> Tree::remove(std::string_view path, std::uint64_t generation, Accounts& accounts) {
   Ref<Node> removed;
-  edit(parent_path(path), generation, accounts, [&](Node& parent) {
+  edit(parent_path(path), generation, accounts, [&](Node& parent, const Trail& trail) {
     removed = parent.children.erase(last_component(path));
+    discount(*removed, path, trail, accounts);
     return false;
   });
-  discount(*removed, path, accounts);
   return removed;
 }
 
 void Tree::cut(std::string_view path, Accounts& accounts) {
-  Node& parent = exclusive(parent_path(path));
-  accounts.charge(parent.owner(), 0, -static_cast<std::int64_t>(last_component(path).size() + 1));
+  Trail& trail = scratch_trail();
+  Node& parent = exclusive(parent_path(path), trail);
+  const Totals before = own_totals(parent, parent_path(path).size());
   Ref<Node> removed = parent.children.erase(last_component(path));
-  discount(*removed, path, accounts);
+  discount(*removed, path, trail, accounts);
+  charge_own(parent, parent_path(path), before, trail, accounts);
 }
 
 void Tree::restore(std::string_view path, const NodeContent& content, Accounts& accounts) {
+  Trail& trail = scratch_trail();
   if (find(path) == nullptr) {
-    Node& parent = exclusive(parent_path(path));
-    accounts.charge(parent.owner(), 0, static_cast<std::int64_t>(last_component(path).size() + 1));
-    attach(path,
-           make_node(last_component(path), content.value, content.permissions, content.generation,
-                     content.data_generation),
-           parent, accounts);
+    Node& parent = exclusive(parent_path(path), trail);
+    const Totals before = own_totals(parent, parent_path(path).size());
+    Ref<Node> node = make_node(last_component(path), content.value, content.permissions, content.generation,
+                               content.data_generation);
+    node->hash = node_hash(path, *node);
+    attach(path, std::move(node), parent, trail, accounts);
+    charge_own(parent, parent_path(path), before, trail, accounts);
     return;
   }
-  Node& node = exclusive(path);
-  accounts.charge(node.owner(), -1, -charged_bytes(node, path.size()));
-  digest_ -= node.hash;
-  node.bytes = make_value(content.value);
+  Node& node = exclusive(path, trail);
+  const Totals before = own_totals(node, path.size());
+  node.set_value(content.value);
   node.permissions = content.permissions;
   node.generation = content.generation;
   node.data_generation = content.data_generation;
   node.hash = node_hash(path, node);
-  digest_ += node.hash;
-  accounts.charge(node.owner(), 1, charged_bytes(node, path.size()));
+  charge_own(node, path, before, trail, accounts);
 }
 
 void Tree::flip_bit() {
   for (TreeWalk walk(*root_, "/"); !walk.done(); walk.next()) {
-    if (!walk.node().bytes) continue;
-    walk.node().bytes->data()[0] ^= std::byte{1};
+    std::span<const std::byte> value = walk.node().value();
+    if (value.empty()) continue;
+    const_cast<std::byte&>(value[0]) ^= std::byte{1};
     return;
   }
   root_->hash ^= 1;

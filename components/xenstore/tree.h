@@ -57,6 +57,10 @@ class Tree {
   // `path` is absent, its parent exists.
   void create(std::string_view path, std::span<const std::byte> value, Ref<PermissionSet> permissions,
               std::uint64_t generation, Accounts& accounts);
+  // The same for a chain of absent nodes, each the parent of the next, as one walk down the tree. Only the
+  // last gets the value; each change counts `generation` up.
+  void create_chain(std::span<const std::string_view> paths, std::span<const std::byte> value,
+                    const Ref<PermissionSet>& permissions, std::uint64_t& generation, Accounts& accounts);
   // `path` exists and is not "/". Returns what was cut off.
   Ref<Node> remove(std::string_view path, std::uint64_t generation, Accounts& accounts);
 
@@ -77,9 +81,11 @@ class Tree {
  private:
   template <typename Change>
   Node& edit(std::string_view path, std::uint64_t generation, Accounts& accounts, Change change);
-  Node& exclusive(std::string_view path);
-  void discount(const Node& removed, std::string_view path, Accounts& accounts);
-  void attach(std::string_view path, Ref<Node> node, Node& parent, Accounts& accounts);
+  Node& exclusive(std::string_view path, Trail& trail);
+  void charge_own(const Node& node, std::string_view path, const Totals& before, const Trail& trail,
+                  Accounts& accounts);
+  void attach(std::string_view path, Ref<Node> node, Node& parent, const Trail& trail, Accounts& accounts);
+  void discount(const Node& removed, std::string_view path, const Trail& trail, Accounts& accounts);
 
   Ref<Node> root_;
   std::uint64_t digest_ = 0;

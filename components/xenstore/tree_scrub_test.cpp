@@ -79,11 +79,12 @@ TEST_F(TreeScrubTest, FindsEveryFlippedBit) {
   for (const std::string& path : paths()) {
     SCOPED_TRACE(path);
     Node& node = const_cast<Node&>(*tree_.find(path));
-    if (node.bytes)
-      expect_found(std::as_writable_bytes(std::span(node.bytes->data(), node.bytes->size)), path);
+    const std::span<const std::byte> value = node.value();
+    expect_found({const_cast<std::byte*>(value.data()), value.size()}, path);
     expect_found(std::as_writable_bytes(std::span(node.permissions->data(), node.permissions->size)), path);
     expect_found(std::as_writable_bytes(std::span(&node.hash, 1)), path);
-    expect_found(std::as_writable_bytes(std::span(node.label->data(), node.label->size)), "");
+    const std::span<const std::byte> name = as_bytes(node.name());
+    expect_found({const_cast<std::byte*>(name.data()), name.size()}, "");
   }
 }
 

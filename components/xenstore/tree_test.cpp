@@ -29,10 +29,14 @@ Ref<PermissionSet> owned_by(std::uint32_t domid) {
 }
 
 Ref<Node> named(std::string_view name) {
-  Ref<Node> node = Ref<Node>::adopt(new Node);
-  node->label = SharedArray<char>::make(name);
+  Ref<Node> node = Node::make(name, {});
   node->permissions = owned_by(0);
   return node;
+}
+
+Node& exclusive(Children& children, std::string_view name) {
+  Trail trail;
+  return children.exclusive(name, 0, trail);
 }
 
 std::vector<std::string> names(const Children& children) {
@@ -74,7 +78,7 @@ TEST(Children, BehaveLikeAnOrderedSetAndCopiesNeverChange) {
         EXPECT_EQ(children.erase(name)->name(), name);
         model.erase(name);
       } else {
-        children.exclusive(name).generation = static_cast<std::uint64_t>(step);
+        exclusive(children, name).generation = static_cast<std::uint64_t>(step);
       }
       if (random() % 500 == 0) copies.emplace_back(children, model);
     }
@@ -87,7 +91,7 @@ TEST(Children, ExclusiveChangesOneCopyOnly) {
   Children children;
   for (int i = 0; i < 1000; ++i) children.insert(named(std::to_string(i)));
   Children copy = children;
-  children.exclusive("500").generation = 7;
+  exclusive(children, "500").generation = 7;
   EXPECT_EQ(children.find("500")->generation, 7U);
   EXPECT_EQ(copy.find("500")->generation, 0U);
   EXPECT_EQ(children.find("501"), copy.find("501"));
@@ -201,10 +205,77 @@ TEST(Tree, BehavesLikeAMapAndSnapshotsNeverChange) {
 
   Ledger counted;
   for (TreeWalk walk(tree.root(), "/"); !walk.done(); walk.next()) {
+    EXPECT_TRUE(walk.node().children.consistent()) << walk.path();
     counted.charge(walk.node().owner(), 1,
                    static_cast<std::int64_t>(record_size(walk.node()) + walk.path().size()));
   }
   EXPECT_EQ(ledger.totals, counted.totals);
+}
+
+TEST(Tree, AChainIsMadeLikeOneNodeAfterTheOther) {
+  Ledger at_once_ledger;
+  Ledger step_ledger;
+  Tree at_once;
+  Tree stepwise;
+  const std::array<std::string_view, 3> paths{"/a", "/a/b", "/a/b/c"};
+  std::uint64_t generation = 4;
+  at_once.create_chain(paths, as_bytes("value"), owned_by(3), generation, at_once_ledger);
+  EXPECT_EQ(generation, 7U);
+  for (std::uint64_t i = 0; i < paths.size(); ++i) {
+    stepwise.create(paths[i], as_bytes(i == 2 ? "value" : ""), owned_by(3), 5 + i, step_ledger);
+  }
+  EXPECT_EQ(at_once.digest(), stepwise.digest());
+  EXPECT_EQ(at_once.version(), stepwise.version());
+  EXPECT_EQ(at_once.node_count(), stepwise.node_count());
+  EXPECT_EQ(at_once_ledger.totals, step_ledger.totals);
+  for (std::string_view path : {"/", "/a", "/a/b", "/a/b/c"}) {
+    EXPECT_EQ(at_once.find(path)->generation, stepwise.find(path)->generation) << path;
+    EXPECT_EQ(at_once.find(path)->data_generation, stepwise.find(path)->data_generation) << path;
+    EXPECT_TRUE(at_once.find(path)->children.consistent()) << path;
+  }
+}
+
+// What was removed is taken apart by the changes that follow, a bounded share each.
+TEST(Tree, RemovedNodesAreGivenBackByAndBy) {
+  Node::reap_all();
+  Ledger ledger;
+  Tree tree;
+  std::uint64_t generation = 0;
+  Ref<PermissionSet> permissions = owned_by(0);
+  for (int i = 0; i < 20000; ++i) {
+    std::string path = "/top/" + std::to_string(i % 100) + "/" + std::to_string(i);
+    for (std::string_view missing : {path.substr(0, 4), std::string(parent_path(path)), path}) {
+      if (tree.find(missing) == nullptr) tree.create(missing, {}, permissions, ++generation, ledger);
+    }
+  }
+  const std::uint32_t nodes = permissions->refs - 1;  // each holds one reference
+  EXPECT_EQ(nodes, 20101U);
+  tree.remove("/top", ++generation, ledger);
+  EXPECT_EQ(permissions->refs - 1, nodes);
+  int changes = 0;
+  for (std::uint32_t left = nodes; left > 0; ++changes) {
+    tree.set_value("/", as_bytes("x"), ++generation, ledger);
+    EXPECT_LE(left - (permissions->refs - 1), 64 + nodes / 64 + 1);
+    left = permissions->refs - 1;
+  }
+  EXPECT_LT(changes, 400);
+}
+
+// Values short and long, grown and shrunk, in nodes that are shared and in nodes that are not.
+TEST(Tree, ValuesOfAllLengthsReplaceEachOther) {
+  std::mt19937 random(3);
+  Ledger ledger;
+  Tree tree;
+  tree.create("/node", {}, owned_by(0), 1, ledger);
+  std::vector<std::pair<Tree, std::string>> held;
+  std::string last;
+  for (std::uint64_t generation = 2; generation < 2000; ++generation) {
+    last.assign(random() % (random() % 4 == 0 ? 3000 : 90), static_cast<char>('a' + random() % 26));
+    tree.set_value("/node", as_bytes(last), generation, ledger);
+    EXPECT_EQ(as_text(tree.find("/node")->value()), last);
+    if (random() % 5 == 0) held.emplace_back(tree, last);
+  }
+  for (const auto& [tree_then, value] : held) EXPECT_EQ(as_text(tree_then.find("/node")->value()), value);
 }
 
 TEST(Tree, GenerationsMoveWithTheNodeAndItsParentOnly) {

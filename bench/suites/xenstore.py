@@ -9,8 +9,12 @@ import subprocess
 from . import common, product
 
 SHAPES = ((1, 1), (1, 32), (16, 8), (64, 4))
-OPERATIONS = ("read", "write", "mixed", "transaction")
-TARGETS = {("read", 16, 8): 1.0, ("write", 16, 8): 1.0}
+OPERATIONS = ("read", "write", "mixed", "transaction", "directory")
+CHILDREN = 10000  # of the directory that is read whole, in parts, as libxenstore does it
+DIRECTORY_SHAPES = ((1, 1),)
+TARGETS = {("directory", 1, 1): 1.0}
+for operation, target in (("read", 2.0), ("write", 2.0), ("transaction", 1.5)):
+    TARGETS |= {(operation, 1, 1): 1.0, (operation, 16, 8): target, (operation, 64, 4): target}
 OURS, C, OCAML = "bulkhead", "xenstored (C)", "oxenstored"
 
 
@@ -36,7 +40,8 @@ def stock(build, folder, name, arguments):
 
 def measure(build, socket, operation, clients, depth, seconds):
     done = subprocess.run([common.program(build, "xs-bench"), "--socket", socket, "--operation", operation, "--clients",
-                           str(clients), "--depth", str(depth), "--seconds", str(seconds)],
+                           str(clients), "--depth", str(depth), "--seconds", str(seconds),
+                           *(("--nodes", str(CHILDREN)) if operation == "directory" else ())],
                           capture_output=True, text=True)
     if done.returncode != 0:
         raise common.Failure(f"{operation} {clients}x{depth} on {socket}: {done.stderr.strip()}")
@@ -61,8 +66,9 @@ def run(arguments):
         with c_daemon, ocaml_daemon, product.Product(arguments.build, folder / "product") as ours:
             sockets = {OURS: ours.socket, C: c_socket, OCAML: ocaml_socket}
             for operation in arguments.operations.split(","):
-                for clients, depth in shapes:
+                for clients, depth in DIRECTORY_SHAPES if operation == "directory" else shapes:
                     compare(arguments, report, sockets, operation, clients, depth)
+    report.notes.append(f"A directory has {CHILDREN:,} children and is read whole in parts, a round trip each.")
     report.notes.append(f"Medians of {arguments.rounds} rounds of {arguments.seconds:g} s, the servers taking turns. Ours ran "
                         "under bulkheadd with its standby and journal. One load generator thread for all.")
     return report

@@ -24,6 +24,7 @@ struct Options {
   size_t idle = 0;
   std::string tree = "leaves";
   bool populate_only = false;
+  bool populated = false;
   int server = 0;
   double seconds = 1;
 };
@@ -103,13 +104,14 @@ Status Bench::populate() {
   if (options_.operation == "directory") {
     const std::string directory = base + "-directory-" + std::to_string(options_.nodes);
     paths_.push_back(path_payload(directory));
-    return bench::populate_directory(*wire, directory, options_.nodes);
+    return options_.populated ? Status{} : bench::populate_directory(*wire, directory, options_.nodes);
   }
   for (size_t i = 0; i < options_.nodes; ++i) {
     const std::string path = bench::leaf_path(base, i);
     paths_.push_back(path_payload(path));
     writes_.push_back(write_payload(path, value_));
   }
+  if (options_.populated) return {};
   return bench::populate_leaves(*wire, base, options_.nodes, value_);
 }
 
@@ -282,6 +284,7 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--server", options.server, "the server's process id: count its CPU time, too");
   app.add_option("--tree", options.tree, "what to fill the store with")
       ->check(CLI::IsMember({"leaves", "domains"}));
+  app.add_flag("--populated", options.populated, "an earlier run has filled the store");
   app.add_flag("--populate-only", options.populate_only, "fill the store, measure nothing");
   app.add_option("--seconds", options.seconds, "how long to measure")->check(CLI::PositiveNumber);
   try {

@@ -72,38 +72,42 @@ def restart(arguments, report):
                f"{many / few:.2f}", "", report.at_most("restart with 100,000 nodes / 100", many / few, GROWTH))
 
 
-def cost(arguments, report, what, shapes, rounds, fresh):
+def cost(arguments, report, what, shapes, fresh):
     """shapes: {label: options}, smaller first. The same servers serve both, by turns, unless `fresh`."""
-    for operation in ("read", "write"):
-        results = {(label, name): [] for label in shapes for name in (OURS, C)}
-        for label_group in ([[label] for label in shapes] if fresh else [list(shapes)]):
-            with servers(arguments) as (found, _):
-                for _ in range(rounds):
-                    for label in label_group:
+    results = {(operation, label, name): [] for operation in ("read", "write") for label in shapes for name in (OURS, C)}
+    for group in ([[label] for label in shapes] if fresh else [list(shapes)]):
+        with servers(arguments) as (found, _):
+            for name, (socket, _) in found.items():
+                bench(arguments, socket, "--populate-only", *shapes[group[0]])
+            for _ in range(arguments.rounds):
+                for operation in ("read", "write"):
+                    for label in group:
                         for name, (socket, pid) in found.items():
-                            results[label, name].append(bench(arguments, socket, "--operation", operation, "--server", pid,
-                                                              "--seconds", arguments.seconds, *shapes[label]))
-        report.figures[f"{operation}, {what}"] = {f"{label}, {name}": values for (label, name), values in results.items()}
-        small, big = shapes
-        value = {key: statistics.median(result["server_cpu_ns"] for result in values) for key, values in results.items()}
-        growth = {name: value[big, name] / value[small, name] for name in (OURS, C)}
-        report.row(f"CPU time per {operation}", f"{small} -> {big}", f"{value[small, OURS]:,.0f} ns", f"{value[big, OURS]:,.0f} ns",
-                   f"{growth[OURS]:.2f}", f"{value[small, C]:,.0f} -> {value[big, C]:,.0f} ns, {growth[C]:.2f}",
-                   report.at_most(f"{operation}, {small} -> {big}", growth[OURS], GROWTH))
+                            results[operation, label, name].append(
+                                bench(arguments, socket, "--populated", "--operation", operation, "--server", pid, "--seconds",
+                                      arguments.seconds, *shapes[label]))
+    small, big = shapes
+    value = {key: statistics.median(result["server_cpu_ns"] for result in values) for key, values in results.items()}
+    for operation in ("read", "write"):
+        report.figures[f"{operation}, {what}"] = {f"{label}, {name}": results[operation, label, name]
+                                                  for label in shapes for name in (OURS, C)}
+        ours, peer = ([value[operation, label, name] for label in (small, big)] for name in (OURS, C))
+        report.row(f"CPU time per {operation}", f"{small} -> {big}", f"{ours[0]:,.0f} ns", f"{ours[1]:,.0f} ns",
+                   f"{ours[1] / ours[0]:.2f}", f"{peer[0]:,.0f} -> {peer[1]:,.0f} ns, {peer[1] / peer[0]:.2f}",
+                   report.at_most(f"{operation}, {small} -> {big}", ours[1] / ours[0], GROWTH))
 
 
 def nodes(arguments, report):
     shape = ("--clients", 16, "--depth", 8)
     cost(arguments, report, "nodes", {f"{FEW:,} nodes": (*shape, "--nodes", FEW),
-                                      f"{arguments.nodes:,} nodes": (*shape, "--nodes", arguments.nodes)}, arguments.rounds, True)
+                                      f"{arguments.nodes:,} nodes": (*shape, "--nodes", arguments.nodes)}, True)
 
 
 def clients(arguments, report):
     shape = ("--clients", 10, "--depth", 8)
-    cost(arguments, report, "idle clients", {"10 clients": shape, "10 and 990 idle": (*shape, "--idle", 990)}, arguments.rounds,
-         False)
+    cost(arguments, report, "idle clients", {"10 clients": shape, "10 and 990 idle": (*shape, "--idle", 990)}, False)
     cost(arguments, report, "active clients", {"10 clients x 1": ("--clients", 10, "--depth", 1),
-                                               "1,000 clients x 1": ("--clients", 1000, "--depth", 1)}, arguments.rounds, False)
+                                               "1,000 clients x 1": ("--clients", 1000, "--depth", 1)}, False)
 
 
 def memory_per_node(arguments, report):

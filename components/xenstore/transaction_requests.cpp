@@ -56,10 +56,12 @@ void apply(State& state, const Transaction& transaction) {
 void fire_deferred(State& state, const Transaction& transaction, Output& out) {
   for (const Access* access : transaction.accesses()) {
     if ((access->flags & kFiresEvent) == 0) continue;
+    const bool subtree = (access->flags & kRemovedSubtree) != 0;
+    if (!subtree && !state.watches.concerned(access->path)) continue;
     const Node* before = transaction.base.find(access->path);
     const Node* now = state.tree.find(access->path);
     if (before == nullptr && now == nullptr) continue;
-    if (before != nullptr && (access->flags & kRemovedSubtree) != 0) {
+    if (before != nullptr && subtree) {
       fire_below(state, access->path, *before, access->path, &transaction, out);
     }
     Change change{.path = access->path, .now = now};

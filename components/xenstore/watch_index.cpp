@@ -109,29 +109,45 @@ bool WatchIndex::contains(const Watch& watch) const {
   return candidates != nullptr && position(*candidates, watch) != candidates->end();
 }
 
-void WatchIndex::matching(std::string_view path, std::vector<Watch*>& out) const {
+// Calls `take` for the watches at `path` and, within their depth, above it, until it returns false.
+template <typename Take>
+void WatchIndex::each_matching(std::string_view path, Take take) const {
   if (is_special(path)) {
-    if (const auto* found = at(path)) out.insert(out.end(), found->begin(), found->end());
+    const auto* found = at(path);
+    for (std::size_t i = 0; found != nullptr && i < found->size(); ++i) {
+      if (!take((*found)[i])) return;
+    }
     return;
   }
   const Place* place = root_.get();
   std::int32_t above = -1;  // how far `place` is above `path`; counted only when a limited watch asks
   std::int32_t level = 0;
-  auto take = [&] {
+  for (Components components(path);; ++level, above -= above > 0 ? 1 : 0) {
     for (Watch* watch : place->watches) {
       if (watch->depth >= 0 && above < 0) above = levels(path) - level;
-      if (watch->depth < 0 || above <= watch->depth) out.push_back(watch);
+      if ((watch->depth < 0 || above <= watch->depth) && !take(watch)) return;
     }
-  };
-  take();
-  for (Components components(path); !components.done();) {
+    if (components.done()) return;
     auto child = place->children.find(components.next());
     if (child == place->children.end()) return;
     place = child->second.get();
-    ++level;
-    if (above > 0) --above;
-    take();
   }
+}
+
+void WatchIndex::matching(std::string_view path, std::vector<Watch*>& out) const {
+  each_matching(path, [&](Watch* watch) {
+    out.push_back(watch);
+    return true;
+  });
+}
+
+bool WatchIndex::concerned(std::string_view path) const {
+  bool any = false;
+  each_matching(path, [&](Watch* /*watch*/) {
+    any = true;
+    return false;
+  });
+  return any;
 }
 
 void WatchIndex::collect(const Place& top, std::vector<Watch*>& out) {

@@ -40,6 +40,8 @@ class WatchIndex {
   // Appends the watches a change of `path` (or the special event `path`) concerns: those at it and, within
   // their depth, above it.
   void matching(std::string_view path, std::vector<Watch*>& out) const;
+  // Whether matching() would find any.
+  bool concerned(std::string_view path) const;
   // Appends all watches strictly below `path`, in the order of their paths.
   void below(std::string_view path, std::vector<Watch*>& out) const;
 
@@ -51,6 +53,8 @@ class WatchIndex {
     std::map<std::string, std::unique_ptr<Place>, std::less<>> children;
     std::vector<Watch*> watches;
   };
+  template <typename Take>
+  void each_matching(std::string_view path, Take take) const;
   const Place* place(std::string_view path) const;
   const std::vector<Watch*>* at(std::string_view path) const;
   static void collect(const Place& place, std::vector<Watch*>& out);

@@ -871,7 +871,7 @@ TEST(Damage, OfAnAncestorWhosePermissionsDecide) {
 // A commit copies what the transaction wrote; a new hash must not make damaged values good ones.
 TEST(Damage, OfWhatATransactionWrote) {
   Store s;
-  s.write(0, "/a", "value");
+  s.write(0, "/a", std::string(100, 'v'));  // too long to be copied with its node
   const std::uint32_t t = s.begin(0);
   s.call(0, kSetPerms, "/a|n1|", t);
   s.write(0, "/elsewhere", "");  // so that the commit has to copy

@@ -216,9 +216,8 @@ TEST(Snapshot, CountersThatWouldWrapAreRefused) {
 // A forged snapshot of nothing but "/", with this value.
 std::vector<std::byte> snapshot_of_root(std::string_view value) {
   const core::Permission nobody{.domid = 0, .rights = 0, .ignored = 0};
-  core::Node root;
-  root.permissions = core::PermissionSet::make({&nobody, 1});
-  root.bytes = core::SharedArray<std::byte>::make(as_bytes(value));
+  const core::Ref<core::Node> root = core::Node::make("", as_bytes(value));
+  root->permissions = core::PermissionSet::make({&nobody, 1});
   std::vector<std::byte> bytes = write_snapshot(Engine());
   std::uint32_t length = 0;
   std::memcpy(&length, bytes.data() + 20, sizeof length);
@@ -230,7 +229,7 @@ std::vector<std::byte> snapshot_of_root(std::string_view value) {
   record.number(std::uint64_t{1}).number(std::uint64_t{1}).text("/").number(std::uint32_t{1});
   record.number(nobody.domid).number(nobody.rights).number(nobody.ignored).text(value).end();
   record.begin(core::RecordType::kTreeEnd);
-  record.number(std::uint64_t{1}).number(core::node_hash("/", root)).end();
+  record.number(std::uint64_t{1}).number(core::node_hash("/", *root)).end();
   record.begin(core::RecordType::kEnd);
   record.end();
   return bytes;

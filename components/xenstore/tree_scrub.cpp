@@ -59,6 +59,13 @@ Status TreeScrub::check(const Node& node, const Node* parent, std::uint64_t gene
     return damaged("misplaced entry in the parent", path_);
   }
   if (node.children.size() <= kWholeDirectory && !node.children.consistent()) {
+    // Its pages add up what the children say of themselves: perhaps just one of these is wrong.
+    for (ChildCursor child(node.children); !child.done(); child.next()) {
+      const std::string path = child_path(path_, child.node().name());
+      if (child.node().hash != node_hash(path, child.node())) {
+        return damaged("damaged value or permissions", path);
+      }
+    }
     return damaged("inconsistent children", path_);
   }
   ++checked_;

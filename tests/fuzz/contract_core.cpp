@@ -149,7 +149,8 @@ Services MiniatureCore::services() {
           [this](const std::string& component) {
             const Component* found = registry_.find(component);
             return found != nullptr && found->facts().ready;
-          }};
+          },
+          [](const std::string&) { return true; }};
 }
 
 void MiniatureCore::adopt(std::size_t which, bool ready) {

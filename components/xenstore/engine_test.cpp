@@ -890,7 +890,7 @@ TEST(Fingerprint, FollowsFromTheInputs) {
                                                                    {kIntroduce, "5|1|2|"},
                                                                    {kTransactionStart, "|"},
                                                                    {kRm, "/a|"},
-                                                                   {kSetTarget, "5|1|"},
+                                                                   {kSetTarget, "5|0|"},
                                                                    {kControl, "quota|set|nodes|9|"},
                                                                    {kSetPerms, "@releaseDomain|n0|r1|"}};
   for (const auto& [type, payload] : changes) {

@@ -128,9 +128,9 @@ std::uint64_t State::fingerprint() const {
   domains.for_each([&](const Domain& domain) {
     hasher.add(domain.domid | std::uint64_t{domain.connections} << 32);
     hasher.add((domain.introduced ? 1U : 0U) | (domain.shut_down ? 2U : 0U) | (domain.ended ? 4U : 0U) |
-               std::uint64_t{domain.target.value_or(0)} << 3 | std::uint64_t{domain.port} << 32);
+               (domain.target ? std::uint64_t{*domain.target} + 1 : 0) << 3 |
+               std::uint64_t{domain.port} << 32);
     hasher.add(domain.mfn);
-    hasher.add(domain.own_limits);
     hasher.add(domain.generation);
     hasher.add(domain.own_limits | std::uint64_t{domain.features} << 32);
     hasher.add((domain.soft_warned ? 1U : 0U) | (domain.hard_warned ? 2U : 0U));

@@ -26,7 +26,7 @@ TEST(ManualTest, EveryCommandAndOptionIsInBulkhead1) {
   for (std::size_t i = 0; i < apps.size(); ++i) {
     const std::string name = apps[i]->get_name();
     if (i > 0 && !name.empty()) {
-      EXPECT_TRUE(std::regex_search(text, std::regex("\\.It Cm (config )?" + name + "\\b"))) << name;
+      EXPECT_TRUE(std::regex_search(text, std::regex("\\.It Cm (config |quota )?" + name + "\\b"))) << name;
     }
     for (const CLI::Option* option : apps[i]->get_options()) {
       if (option->get_lnames().empty()) continue;

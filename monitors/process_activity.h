@@ -9,15 +9,17 @@
 namespace bulkhead::monitors {
 
 struct ProcessActivity {
-  // Of the main thread (the one that holds the lease and answers pings), as in /proc/PID/stat: R, S, D, T, t,
-  // Z, X.
+  // As in /proc/PID/stat: R, S, D, T, t, Z, X. Of the thread that could do most: one that is runnable tells
+  // more than the others that sleep (a standby's main thread sleeps in the lease while another one answers
+  // its pings).
   char state = '?';
   std::int64_t cpu_ns = 0;  // CPU time of all threads
   std::int64_t run_delay_ns =
-      0;  // time the main thread waited on a run queue (/proc/PID/schedstat); 0 if unknown
+      0;  // time its threads waited on a run queue (schedstat), together; 0 if unknown
 };
 
-// Unset when the process is gone. Reads two small files, about 20 microseconds.
+// Unset when the process is gone. Reads two small files for each of its first threads, some 20 microseconds
+// each.
 std::optional<ProcessActivity> read_activity(pid_t pid);
 
 }  // namespace bulkhead::monitors

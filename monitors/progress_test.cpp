@@ -321,6 +321,20 @@ TEST(ProgressOfRealProcesses, Spinning) {
   EXPECT_THAT(watch(process), HasSubstr("it spins"));
 }
 
+// A standby: its main thread sleeps in the lease, another one works.
+TEST(ProcessActivity, AThreadThatCouldRunIsNotAsleep) {
+  RealProcess process([] {
+    std::thread worker([] { spin(); });
+    worker.join();
+  });
+  std::optional<ProcessActivity> seen;
+  const std::int64_t give_up = monotonic_ns() + 10'000 * kMs;
+  while ((seen = read_activity(process.pid())) && seen->state != 'R' && monotonic_ns() < give_up) {
+  }
+  ASSERT_TRUE(seen.has_value());
+  EXPECT_EQ(seen->state, 'R');
+}
+
 TEST(ProcessActivity, TellsCpuAndState) {
   RealProcess process([] { spin(); });
   const auto first = read_activity(process.pid());

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <new>
+#include <utility>
+#include <vector>
 
 #include "runtime/clock.h"
 
@@ -48,10 +50,18 @@ Result<Lease> Lease::open(BorrowedFd segment) {
   return Lease(std::move(*mapping));
 }
 
+Lease::~Lease() {
+  if (!ours_ || !mapping_.valid()) return;
+  // Never destroyed, so that it outlives everything else.
+  static auto* kept = new std::vector<Mapping>;
+  kept->push_back(std::move(mapping_));
+}
+
 Result<bool> Lease::acquire() {
   const int rc = ::pthread_mutex_lock(&shared()->mutex);
   if (rc != 0 && rc != EOWNERDEAD) return os_failure("cannot acquire the lease", rc);
   if (rc == EOWNERDEAD) ::pthread_mutex_consistent(&shared()->mutex);
+  ours_ = true;
   shared()->pid.store(::getpid());
   shared()->acquired_ns.store(monotonic_ns());
   shared()->incarnation.fetch_add(1);

@@ -25,6 +25,12 @@ class Lease {
   // A new segment with the mutex made. The core does this once per component.
   static Result<UniqueFd> create();
   static Result<Lease> open(BorrowedFd segment);
+  Lease(Lease&& other) noexcept = default;
+  Lease& operator=(Lease&&) = delete;
+  // The segment of a lease that is ours stays mapped until the process has ended: the kernel passes a mutex
+  // on by what it finds in that memory, and one that is not there any more would be held by a dead owner for
+  // ever.
+  ~Lease();
 
   // Sleeps until the lease is ours; then counts the incarnation. Returns whether the predecessor died owning
   // it (it always did: nobody gives the lease back, they end). The calling THREAD is the owner: it must be
@@ -41,6 +47,7 @@ class Lease {
   Shared* shared() const { return mapping_.at<Shared>(0); }
 
   Mapping mapping_;
+  bool ours_ = false;
 };
 
 }  // namespace bulkhead

@@ -1,8 +1,12 @@
 #include "runtime/lease.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
+
+#include <cstdio>
+#include <cstdlib>
 
 #include "runtime/pidfd.h"
 
@@ -50,6 +54,34 @@ TEST(LeaseTest, PassesFromTheDeadToTheWaiting) {
   }
   ::kill(owner, SIGKILL);
   ::waitpid(owner, nullptr, 0);
+}
+
+// An owner that ends by itself, its objects destroyed one by one, leaves the lease to the next one all the
+// same.
+TEST(LeaseTest, PassesFromOneThatEndedInAnOrderlyWay) {
+  auto segment = Lease::create();
+  ASSERT_TRUE(segment.has_value());
+  for (int i = 0; i < 3; ++i) {
+    std::fflush(stdout);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      {
+        auto lease = Lease::open(segment->borrow());
+        if (!lease || !lease->acquire()) std::exit(2);
+      }
+      std::exit(0);
+    }
+    ::waitpid(pid, nullptr, 0);
+    int told[2];
+    ASSERT_EQ(::pipe(told), 0);
+    const UniqueFd ours(told[0]);
+    const UniqueFd theirs(told[1]);
+    const pid_t next = spawn_owner(segment->borrow(), told[1]);
+    pollfd waiting{told[0], POLLIN, 0};
+    EXPECT_EQ(::poll(&waiting, 1, 10'000), 1) << "the lease is stuck with the dead";
+    ::kill(next, SIGKILL);
+    ::waitpid(next, nullptr, 0);
+  }
 }
 
 TEST(LeaseTest, ForeignSegmentIsRefused) {

@@ -2,6 +2,7 @@
 // its instances. Knows no component by name.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -95,6 +96,10 @@ class Component {
   Result<Instance*> target(const std::string& which);
   Instance* find_instance(std::uint64_t id);
   void send_all(const contract::ToInstance& message);
+  // A fault was injected that changes what clients are told: so long a failed probe says nothing.
+  void excuse_probe(std::int64_t for_ns) {
+    probe_excused_until_ns_ = std::max(probe_excused_until_ns_, services_.loop.now() + for_ns);
+  }
   // Asks the active instance; `reply` is called once, with the answer or a failure.
   using Reply = std::function<void(Result<std::string> body)>;
   // `body` is what the question is about, where it needs one.
@@ -221,7 +226,8 @@ class Component {
   void on_active(Instance& instance, const contract::Active& message);
   void on_instance_finding(Instance& from, const contract::Finding& finding);
   void on_accusation(Instance& accused, const contract::Finding& finding);
-  void note_said(v1::Event::Kind kind, std::string text);
+  bool note_said(v1::Event::Kind kind, std::string text);
+  void blame_client(const contract::Finding& finding);
   void on_reply(const contract::QueryReply& reply);
   void answer_query(std::uint64_t id, Result<std::string> answer);
   void fail_queries();
@@ -264,6 +270,7 @@ class Component {
   bool operator_wanted_ = false;  // as it will be for the next core
   std::string cause_;
   std::int64_t since_unix_ms_ = 0;
+  std::int64_t probe_excused_until_ns_ = 0;
   std::string complaint_;  // what a monitor holds against the active instance; empty: healthy
   Instances instances_;
   std::uint64_t incarnation_ = 0;

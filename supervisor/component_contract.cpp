@@ -12,6 +12,7 @@ constexpr std::int64_t kQueryDeadline = 2 * kSecond;
 constexpr std::size_t kMaxQueries = 64;
 constexpr int kMaxNames = 256;  // crash points and fault kinds of a Hello
 constexpr std::size_t kMaxNameBytes = 64;
+constexpr const char* kClientFinding = "client";
 constexpr std::size_t kMaxTextBytes = 1024;
 
 // What an instance says about itself is kept in the manifest: bounded.
@@ -21,6 +22,8 @@ contract::Hello bounded(contract::Hello hello) {
   const auto shorten = [](std::string& text) { text.resize(cut_text(text, kMaxNameBytes).size()); };
   std::ranges::for_each(*hello.mutable_crash_points(), shorten);
   std::ranges::for_each(*hello.mutable_fault_kinds(), shorten);
+  while (hello.client_faults_size() > kMaxNames) hello.mutable_client_faults()->RemoveLast();
+  std::ranges::for_each(*hello.mutable_client_faults(), shorten);
   shorten(*hello.mutable_program_version());
   return hello;
 }
@@ -175,7 +178,25 @@ void Component::on_instance_finding(Instance& from, const contract::Finding& fin
   }
   std::string text = bounded(finding.finding()) + ": " + bounded(finding.evidence());
   if (!finding.client().empty()) text += " (client " + bounded(finding.client()) + ")";
-  note_said(v1::Event::KIND_FINDING, std::move(text));
+  const bool said = note_said(v1::Event::KIND_FINDING, std::move(text));
+  if (said && finding.finding() == kClientFinding) blame_client(finding);
+}
+
+// A client was cut off: an incident that touched nobody else.
+void Component::blame_client(const contract::Finding& finding) {
+  v1::Incident incident;
+  incident.set_component(name());
+  incident.set_incarnation(incarnation_);
+  incident.set_finding(kClientFinding);
+  incident.set_evidence(bounded(finding.evidence()));
+  incident.set_blamed_client(bounded(finding.client()));
+  incident.add_steps("cut off");
+  incident.set_detection_us(-1);
+  incident.set_outcome("recovered");
+  incident.set_next_step("cut off again");
+  services_.incidents.open(std::move(incident));
+  ++incidents_;
+  services_.changed(name());
 }
 
 void Component::on_accusation(Instance& accused, const contract::Finding& finding) {
@@ -185,13 +206,14 @@ void Component::on_accusation(Instance& accused, const contract::Finding& findin
 }
 
 // An instance, or a client through it, may say the same thousands of times a second.
-void Component::note_said(v1::Event::Kind kind, std::string text) {
+bool Component::note_said(v1::Event::Kind kind, std::string text) {
   if (!said_.take(services_.loop.now())) {
     ++unsaid_;
-    return;
+    return false;
   }
   if (unsaid_ > 0) text += " (" + std::to_string(std::exchange(unsaid_, 0)) + " before it are not shown)";
   services_.events.note(kind, name(), incarnation_, std::move(text));
+  return true;
 }
 
 void Component::send_all(const contract::ToInstance& message) {

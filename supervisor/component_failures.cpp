@@ -228,6 +228,8 @@ void Component::on_found(std::uint64_t id, const monitors::Finding& finding) {
   services_.events.note(v1::Event::KIND_FINDING, name(), incarnation_,
                         finding.monitor + ": " + finding.evidence);
   if (finding.severity == monitors::Severity::kWarning) return;
+  // The events above show it all the same.
+  if (finding.monitor == "probe" && services_.loop.now() < probe_excused_until_ns_) return;
   const bool leads = instance == owner();
   if (leads) complaint_ = finding.monitor + ": " + finding.evidence;
   services_.changed(name());

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "runtime/clock.h"
 #include "supervisor/log.h"
 
 namespace bulkhead::supervisor {
@@ -191,6 +192,11 @@ void Service::inject_fault(const CallPtr& call, const v1::InjectFaultRequest& re
   if (!instance) return call->fail(instance.error());
   auto fault = faults_.inject(request, **instance, identity(call->caller()));
   if (!fault) return call->fail(fault.error());
+  if (std::ranges::find((*instance)->hello.client_faults(), request.kind()) !=
+      (*instance)->hello.client_faults().end()) {
+    const std::int64_t lease_ms = request.for_ms() == 0 ? FaultBoard::kDefaultLeaseMs : request.for_ms();
+    component->excuse_probe(lease_ms * kMillisecond);
+  }
   v1::InjectFaultResponse response;
   *response.mutable_fault() = std::move(*fault);
   call->reply(response);

@@ -26,6 +26,7 @@ contract::Hello hello() {
   for (const auto point : CrashPoint::names()) message.add_crash_points(std::string(point));
   for (const auto& kind : InstanceFaults::kinds()) message.add_fault_kinds(kind);
   for (const char* kind : kOwnFaultKinds) message.add_fault_kinds(kind);
+  message.add_client_faults("as-guest");
   return message;
 }
 

@@ -11,12 +11,9 @@
 #include <map>
 #include <sstream>
 
-#include "tests/support/counter_checkers.h"
+#include "tests/support/load_clients.h"
 #include "tests/support/load_loop.h"
 #include "tests/support/load_report.h"
-#include "tests/support/model_checker.h"
-#include "tests/support/transfer_checker.h"
-#include "tests/support/watch_checker.h"
 
 namespace bulkhead::xs {
 namespace {
@@ -50,29 +47,6 @@ Result<std::map<std::string, size_t>> parse_clients(const std::string& text) {
     known->second = count;
   }
   return counts;
-}
-
-Result<std::unique_ptr<Checker>> make_checker(const std::string& kind, size_t index, size_t writers,
-                                              const CheckerSettings& settings, AnomalyLog& log) {
-  if (kind == "writers") return std::make_unique<CounterWriter>(index, settings, log);
-  if (kind == "readers") return std::make_unique<CounterReader>(index, writers, settings, log);
-  if (kind == "watchers") return std::make_unique<WatchChecker>(index, settings, log);
-  if (kind == "movers") return std::make_unique<TransferChecker>(index, settings, log);
-  if (kind == "models") return std::make_unique<ModelChecker>(index, settings, log);
-  return failure(ErrorKind::kInvalid, "no checker is called " + kind);
-}
-
-Status add_checkers(LoadLoop& loop, std::map<std::string, size_t>& counts, const CheckerSettings& settings,
-                    AnomalyLog& log) {
-  // Writers first: they create what the readers read.
-  for (const char* kind : {"writers", "readers", "watchers", "movers", "models"}) {
-    for (size_t i = 0; i < counts[kind]; ++i) {
-      Result<std::unique_ptr<Checker>> checker = make_checker(kind, i, counts["writers"], settings, log);
-      if (!checker) return forward(std::move(checker));
-      if (Status added = loop.add(std::move(*checker)); !added) return added;
-    }
-  }
-  return {};
 }
 
 // SIGINT and SIGTERM end the run as its time would, SIGUSR1 marks an outage: as a file descriptor, read once
@@ -123,7 +97,7 @@ Status run(const Options& options, int& exit_code) {
     loop.take_orders_from(std::move(fifo));
   }
   if (Status opened = loop.open(); !opened) return opened;
-  if (Status added = add_checkers(loop, *counts, settings, log); !added) return added;
+  if (Status added = add_clients(loop, *counts, settings, log); !added) return added;
   const int64_t begin = monotonic_ns();
   drive(loop, options);
   const LoadReport report = make_report(loop, log, static_cast<double>(monotonic_ns() - begin) / 1e9);

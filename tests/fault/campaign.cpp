@@ -136,7 +136,9 @@ void read_attack(Table&& table, std::vector<Attack>& attacks) {
   table.get("connections", script.connections);
   table.get("messages", script.messages);
   table.get("in_flight", script.in_flight);
+  table.get("length", script.length);
   table.requests("begin", script.begin);
+  table.get("begin_times", script.begin_times);
   table.requests("repeat", script.repeat);
   table.get("must_not_hear", script.must_not_hear);
   table.get("errors", attack.errors);

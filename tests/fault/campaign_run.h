@@ -60,6 +60,7 @@ class CampaignRun {
   void judge_instances(const Look& before);
   void judge_incidents();
   void judge_tree();
+  void expect_nothing_held(std::uint32_t domain);
   Look look();
   std::string state() const;
 
@@ -71,7 +72,8 @@ class CampaignRun {
   std::unique_ptr<xs::XsClient> toolstack_;
   std::vector<Attacker> attackers_;
   std::set<std::uint32_t> domains_;
-  v1::Component struck_;  // as it was when the last fault came due
+  v1::Component struck_;    // as it was when the last fault came due
+  std::set<pid_t> doomed_;  // processes that faults have killed or will
   std::size_t next_fault_ = 0;
   std::uint64_t replies_at_fault_ = 0;
   std::uint64_t replies_at_start_ = 0;

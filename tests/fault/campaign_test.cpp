@@ -81,8 +81,8 @@ TEST(CampaignFile, EveryAdvisoryHasOne) {
     ASSERT_TRUE(campaign.has_value()) << campaign.error().message();
     covered.insert(campaign->classes.begin(), campaign->classes.end());
   }
-  for (const int xsa : {72,  233, 272, 323, 324, 325, 326, 330, 352, 353, 414,
-                        415, 416, 418, 419, 420, 421, 425, 481, 483, 484}) {
+  for (const int xsa : {72,  115, 206, 233, 272, 322, 323, 324, 325, 326, 330, 352, 353,
+                        414, 415, 416, 417, 418, 419, 420, 421, 425, 481, 483, 484}) {
     EXPECT_TRUE(covered.contains("XSA-" + std::to_string(xsa))) << xsa;
   }
 }

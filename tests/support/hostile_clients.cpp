@@ -16,6 +16,7 @@ namespace {
 constexpr std::string_view kInTransaction = "tx:";
 constexpr std::int64_t kProofDeadlineNs = std::int64_t{30} * 1'000'000'000;
 constexpr std::size_t kAhead = std::size_t{64} * 1024;  // bytes put but not sent, by those that flood
+constexpr std::uint32_t kTypesTried = 30;
 constexpr std::size_t kNoLimit = SIZE_MAX;
 
 struct Type {
@@ -173,7 +174,7 @@ void HostileClients::fill(Link& link) {
       }
       return;
     case Behaviour::kOversized:
-      if (link.made < wanted()) link.socket.put(wire_message(XS_WRITE, 0, "much", 4097));
+      if (link.made < wanted()) link.socket.put(wire_message(XS_WRITE, 0, "much", script_.length));
       link.made = wanted();
       return;
     case Behaviour::kGarbage:
@@ -185,8 +186,8 @@ void HostileClients::fill(Link& link) {
     case Behaviour::kPayloads:
       while (link.made < wanted() &&
              link.made < link.socket.replies() - link.first_reply + script_.in_flight) {
-        // The error type and those beyond the last one, too.
-        const auto type = static_cast<std::uint32_t>(link.made % (XS_TYPE_COUNT + 3));
+        // The types of errors and events, and some beyond the last one, too.
+        const auto type = static_cast<std::uint32_t>(link.made % kTypesTried);
         const std::string payload = random_bytes(64);
         link.socket.put(wire_message(type, link.made % 5 == 0 ? 7 : 0, payload));
         ++link.made;
@@ -201,9 +202,9 @@ void HostileClients::fill_requests(Link& link) {
   const bool reads = script_.reads == Reading::kAlways;
   while (link.made < wanted() && link.socket.unsent() < kAhead &&
          (!reads || link.made < answered + script_.in_flight)) {
-    const bool first = link.made < script_.begin.size();
+    const bool first = link.made < beginning();
     const auto& from = first ? script_.begin : script_.repeat;
-    const std::uint64_t number = first ? link.made : link.made - script_.begin.size();
+    const std::uint64_t number = first ? link.made : link.made - beginning();
     const std::string& text = from[number % from.size()];
     link.begins = type_of(text) == XS_TRANSACTION_START;
     link.socket.put(encode_request(text, number, link.number, static_cast<std::uint32_t>(link.transaction)));
@@ -237,7 +238,7 @@ std::string HostileClients::random_bytes(std::size_t most) {
 }
 
 std::uint64_t HostileClients::wanted() const {
-  return script_.messages + (script_.behaviour == Behaviour::kRequests ? script_.begin.size() : 0);
+  return script_.messages + (script_.behaviour == Behaviour::kRequests ? beginning() : 0);
 }
 
 bool HostileClients::link_done(const Link& link) const {

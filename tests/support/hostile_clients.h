@@ -31,8 +31,10 @@ struct HostileScript {
   std::uint32_t domain = 0;   // whom it acts for; arranged by whoever runs it
   std::uint32_t connections = 1;
   std::uint64_t messages = 1000;  // on each connection; kResets: how often it leaves
+  std::uint32_t length = 4097;    // kOversized: what the header claims
   std::uint64_t in_flight = 16;  // requests on a connection without an answer; not for those that do not read
-  std::vector<std::string> begin;   // requests, sent once on each connection
+  std::vector<std::string> begin;   // requests, sent first on each connection
+  std::uint64_t begin_times = 1;    // so many times
   std::vector<std::string> repeat;  // requests, in turn
   std::vector<std::string> must_not_hear;
 };
@@ -85,6 +87,7 @@ class HostileClients {
   void reset(Link& link);
   std::string random_bytes(std::size_t most);
   bool link_done(const Link& link) const;
+  std::uint64_t beginning() const { return script_.begin.size() * script_.begin_times; }
   std::uint64_t wanted() const;
 
   HostileScript script_;

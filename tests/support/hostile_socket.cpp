@@ -13,6 +13,7 @@
 namespace bulkhead::xs {
 namespace {
 
+constexpr std::uint32_t kLastType = 26;  // SET_QUOTA; Debian's header ends before it
 constexpr std::size_t kReadAtOnce = std::size_t{64} * 1024;
 
 }  // namespace
@@ -72,7 +73,7 @@ void HostileSocket::pull(Heard& heard, const std::vector<std::string>& forbidden
   while (input_.size() - at >= sizeof(xsd_sockmsg)) {
     xsd_sockmsg header{};
     std::memcpy(&header, input_.data() + at, sizeof header);
-    if (header.type >= XS_TYPE_COUNT || header.len > XENSTORE_PAYLOAD_MAX) {
+    if (header.type > kLastType || header.len > XENSTORE_PAYLOAD_MAX) {
       heard.broken = "type " + std::to_string(header.type) + ", length " + std::to_string(header.len);
       closed_ = true;
       return;

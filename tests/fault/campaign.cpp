@@ -169,6 +169,7 @@ void read_load(Table&& table, Load& load) {
 void read_expected(Table&& table, Expected& expected) {
   table.get("survives", expected.survives);
   table.get("takeovers", expected.takeovers);
+  table.get("takeovers_at_most", expected.takeovers_at_most);
   table.get("refused", expected.refused);
   table.get("blamed", expected.blamed);
   table.get("found", expected.found);

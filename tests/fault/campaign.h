@@ -54,8 +54,9 @@ struct Load {
 };
 
 struct Expected {
-  bool survives = true;                                   // the active instance is the same at the end
-  std::optional<std::uint64_t> takeovers;                 // how far the incarnation has moved; at least this
+  bool survives = true;                    // the active instance is the same at the end
+  std::optional<std::uint64_t> takeovers;  // how far the incarnation has moved; at least this
+  std::optional<std::uint64_t> takeovers_at_most;
   std::optional<std::uint64_t> refused;                   // requests, of all incidents
   std::string blamed;                                     // a blamed client contains this
   std::string found;                                      // a finding that was reported contains this

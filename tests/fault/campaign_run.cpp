@@ -327,6 +327,9 @@ void CampaignRun::judge_instances(const Look& before) {
   });
   const Look after = look();
   const std::uint64_t moved = after.component.incarnation() - before.component.incarnation();
+  if (campaign_.expected.takeovers_at_most) {
+    EXPECT_LE(moved, *campaign_.expected.takeovers_at_most);
+  }
   if (!campaign_.expected.survives) return;
   EXPECT_EQ(after.component.active_pid(), before.component.active_pid()) << after.component.cause();
   EXPECT_EQ(moved, 0U);

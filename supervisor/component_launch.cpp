@@ -48,7 +48,7 @@ Status Component::prepare() {
     }
     auto lease = Lease::open(custody_.find(kLeaseItem)->fd.borrow());
     if (!lease) return forward(std::move(lease), name());
-    lease_ = std::move(*lease);
+    lease_.emplace(std::move(*lease));
   }
   return prepare_listener();
 }

@@ -1,5 +1,6 @@
-// What waits to be read by the clients of unprivileged domains, message by message: their quota of outstanding
-// requests counts replies that were not read. Exact across owners: it is counted from the output buffers in custody.
+// What waits to be read by the clients of unprivileged domains, message by message: their quota of
+// outstanding requests counts replies that were not read. Exact across owners: it is counted from the output
+// buffers in custody.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ class Delivery {
 
   explicit Delivery(Connections& connections) : connections_(connections), counted_(connections.capacity()) {}
 
-  // A connection is open: new, or found at the takeover with output that waits. Nothing here does anything for a
-  // connection of domain 0.
+  // A connection is open: new, or found at the takeover with output that waits. Nothing here does anything
+  // for a connection of domain 0.
   void opened(std::uint32_t slot);
   // After a commit that may have produced output for it.
   void produced(std::uint32_t slot);

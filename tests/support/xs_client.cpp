@@ -64,7 +64,8 @@ Result<UniqueFd> XsClient::connect(const std::string& socket_path) {
   if (!fd.valid()) return os_failure("cannot create a socket");
   // Blocking, because the stock daemons listen with a backlog of 1; the send timeout bounds a connect, too.
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kConnectTimeout, sizeof kConnectTimeout);
-  // Whoever made an io_uring is interrupted, without a signal, when the kernel takes it apart after its close.
+  // Whoever made an io_uring is interrupted, without a signal, when the kernel takes it apart after its
+  // close.
   while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     if (errno != EINTR) return os_failure("cannot connect to " + socket_path);
   }

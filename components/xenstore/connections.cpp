@@ -119,8 +119,8 @@ Header Connections::output_header(std::uint32_t index, std::uint64_t offset) con
 
 void Connections::shrink_output(std::uint32_t index) const {
   // The rest of what was used since the buffer last began at its first byte stays: it is warm.
-  constexpr std::uint64_t kKept = 64 * 1024;
-  constexpr std::uint64_t kWorthIt = 320 * 1024;
+  constexpr std::uint64_t kKept = std::uint64_t{64} * 1024;
+  constexpr std::uint64_t kWorthIt = std::uint64_t{320} * 1024;
   const Slot& s = slot(index);
   const std::uint64_t used = s.produced.load() - s.out_base.load();
   if (used < kWorthIt || geometry_.out_bytes <= kKept) return;

@@ -896,7 +896,10 @@ Model::Code Model::release(View& view) {
   bool connected =
       std::any_of(connections_.begin(), connections_.end(), [&](auto& c) { return c.second.domid == domid; });
   ++generation_;
-  domains_[domid] = {.ended = true, .target = {}, .generation = generation_};
+  ModelDomain ended;
+  ended.ended = true;
+  ended.generation = generation_;
+  domains_[domid] = std::move(ended);
   if (!connected) domains_.erase(domid);
   fire_special("@releaseDomain", domid, view.out);
   view.out.domain_released(domid);

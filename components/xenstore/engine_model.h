@@ -74,7 +74,7 @@ struct ModelDomain {
   bool ended = false;
   std::optional<std::uint32_t> target;
   std::uint64_t generation = 0;
-  std::map<std::string, std::uint32_t> own_limits = {};
+  std::map<std::string, std::uint32_t> own_limits;
   unsigned features = 4;
   bool soft_warned = false;
   bool hard_warned = false;

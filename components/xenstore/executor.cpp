@@ -11,7 +11,7 @@ namespace bulkhead::xenstore {
 namespace {
 
 // What may wait for one client while too much waits for all.
-constexpr std::uint64_t kLeanShare = 16 * 1024;
+constexpr std::uint64_t kLeanShare = std::uint64_t{16} * 1024;
 
 }  // namespace
 

@@ -23,12 +23,15 @@ Result<Limits> limits_from(const google::protobuf::Map<std::string, std::string>
     if (!setting.starts_with(kSettingPrefix)) continue;
     const auto quota = find_quota(std::string_view(setting).substr(kSettingPrefix.size()));
     if (!quota) {
-      return failure(ErrorKind::kInvalid, "setting " + setting + ": no such quota; known are " + names());
+      std::string why = "setting ";
+      why.append(setting).append(": no such quota; known are ").append(names());
+      return failure(ErrorKind::kInvalid, std::move(why));
     }
     const auto value = parse_limit(text);
     if (!value) {
-      return failure(ErrorKind::kInvalid,
-                     "setting " + setting + " = \"" + text + "\" must be a number from 0 to 2147483647");
+      std::string why = "setting ";
+      why.append(setting).append(" = \"").append(text).append("\" must be a number from 0 to 2147483647");
+      return failure(ErrorKind::kInvalid, std::move(why));
     }
     limits.*all_quotas()[*quota].limit = *value;
   }

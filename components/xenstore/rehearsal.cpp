@@ -81,7 +81,7 @@ std::uint32_t domain_of_new_client(const Control& control, std::int64_t now_ns) 
   return guest ? control.guest_domid.load(std::memory_order_relaxed) : 0;
 }
 
-std::vector<InstanceFaults::Own> own_faults(std::function<Custody*()> custody,
+std::vector<InstanceFaults::Own> own_faults(const std::function<Custody*()>& custody,
                                             std::function<void()> corrupt) {
   const auto with_control = [custody](auto act) {
     return [custody, act](const std::string& argument, std::int64_t expires_ns) -> Status {

@@ -39,6 +39,7 @@ std::uint32_t domain_of_new_client(const Control& control, std::int64_t now_ns);
 inline constexpr std::array kOwnFaultKinds{"poison", "as-guest"};
 // The two faults and `corrupt`, carried out on what `custody` and `replica` give at that time (null: not
 // there yet).
-std::vector<InstanceFaults::Own> own_faults(std::function<Custody*()> custody, std::function<void()> corrupt);
+std::vector<InstanceFaults::Own> own_faults(const std::function<Custody*()>& custody,
+                                            std::function<void()> corrupt);
 
 }  // namespace bulkhead::xenstore

@@ -344,7 +344,9 @@ Status Server::set_quota(const contract::Query& query) {
     return failure(ErrorKind::kInvalid, "the request cannot be parsed");
   auto change = limit_change_of(request);
   if (!change) return forward(std::move(change));
-  return executor_.set_limits({&*change, 1});
+  auto set = executor_.set_limits({&*change, 1});
+  unthrottle_all();
+  return set;
 }
 
 void Server::tell_quota_warnings() {

@@ -109,6 +109,7 @@ class Server {
   Admission admit(const Header& header) const;
   bool throttle(std::uint32_t slot, const Header& header);
   void unthrottle(std::uint32_t domid);
+  void unthrottle_all();
   void delay(std::uint32_t slot, std::int64_t until_ns);
   void resume_delayed(std::int64_t now);
   void suffer_poison(const Request& request);

@@ -132,6 +132,7 @@ void Server::execute_one(std::uint32_t slot, const Request& request) {
   quarantine_.executing(slot);
   if (poisonous) suffer_poison(request);
   executor_.execute(slot, request);
+  if (request.header.type == kControl || request.header.type == kSetQuota) unthrottle_all();
   if (connections_.slot(slot).domid == 0) return;
   if (executor_.congested()) delay(slot, monotonic_ns() + kCongestionPause);
 }
@@ -169,12 +170,20 @@ bool Server::throttle(std::uint32_t index, const Header& header) {
 }
 
 void Server::unthrottle(std::uint32_t domid) {
+  if (domid == 0) return;
   std::erase_if(throttled_, [&](std::uint32_t index) {
     if (connections_.slot(index).domid != domid) return false;
     flights_[index].throttled = false;
     queue_.add(index);
     return true;
   });
+}
+
+void Server::unthrottle_all() {
+  for (const std::uint32_t index : std::exchange(throttled_, {})) {
+    flights_[index].throttled = false;
+    queue_.add(index);
+  }
 }
 
 void Server::delay(std::uint32_t slot, std::int64_t until_ns) {
@@ -218,6 +227,7 @@ void Server::begin_close(std::uint32_t index) {
   if (slot.state.load() == SlotState::kOpen) {
     executor_.disconnect(index);
     kCloseCommitted.pass();
+    unthrottle(slot.domid);  // what waited for this one counts no more
   }
   if (slot.state.load() != SlotState::kClosing || flight.closing) return;
   if (!flight.receiving && !flight.sending) return arm_close(index);

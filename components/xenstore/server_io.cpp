@@ -33,6 +33,7 @@ Ticket Server::ticket(Operation operation, std::uint32_t slot, std::uint64_t bas
 
 void Server::complete(const io_uring_cqe& cqe) {
   const Ticket told = Ticket::decode(cqe.user_data);
+  quarantine_.idle();
   switch (told.operation) {
     case Operation::kIgnored:
       return;
@@ -102,7 +103,7 @@ void Server::sent(const Ticket& told, int result) {
   }
   if (slot.state.load() == SlotState::kClosing) return begin_close(told.subject);
   if (!connections_.output_pending(told.subject)) connections_.shrink_output(told.subject);
-  if (slot.domid != 0) unthrottle(slot.domid);
+  unthrottle(slot.domid);
   queue_.add(told.subject);  // there may be room again for requests that waited
   mark_flush(told.subject);
 }

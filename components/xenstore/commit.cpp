@@ -1,6 +1,6 @@
 #include "components/xenstore/commit.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "components/xenstore/crash_points.h"
 
@@ -24,7 +24,7 @@ void Commit::make(std::span<const CommitEntry> entries, std::uint64_t journal_ta
   record.journal_tail = journal_tail;
   record.next_serial = next_serial;
   record.entries = static_cast<std::uint32_t>(entries.size());
-  std::memcpy(entries_of(record), entries.data(), entries.size_bytes());
+  std::ranges::copy(entries, entries_of(record));
   kCommitPrepared.pass();
   control.committed.store(number, std::memory_order_release);
   kCommitted.pass();

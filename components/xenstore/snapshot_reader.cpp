@@ -305,9 +305,10 @@ Status check_file_header(std::span<const std::byte>& bytes) {
   auto version = fields.number<std::uint32_t>();
   if (fields.number<std::uint32_t>() != crc32c(bytes.first(kSize - 4)))
     return damaged("wrong CRC of the file header");
-  if (version != kSnapshotVersion)
+  if (version != kSnapshotVersion) {
     return damaged("version " + std::to_string(version) + " is not supported, this program knows " +
                    std::to_string(kSnapshotVersion));
+  }
   bytes = bytes.subspan(kSize);
   return {};
 }

@@ -186,8 +186,8 @@ void Tree::attach(std::string_view path, Ref<Node> node, Node& parent, const Tra
   parent.children.insert(std::move(node));
 }
 
-void Tree::create(std::string_view path, std::span<const std::byte> value, Ref<PermissionSet> permissions,
-                  std::uint64_t generation, Accounts& accounts) {
+void Tree::create(std::string_view path, std::span<const std::byte> value,
+                  const Ref<PermissionSet>& permissions, std::uint64_t generation, Accounts& accounts) {
   std::uint64_t before = generation - 1;
   create_chain({&path, 1}, value, permissions, before, accounts);
 }

@@ -55,7 +55,7 @@ class Tree {
   void set_content(std::string_view path, std::span<const std::byte> value, Ref<PermissionSet> permissions,
                    std::uint64_t generation, Accounts& accounts);
   // `path` is absent, its parent exists.
-  void create(std::string_view path, std::span<const std::byte> value, Ref<PermissionSet> permissions,
+  void create(std::string_view path, std::span<const std::byte> value, const Ref<PermissionSet>& permissions,
               std::uint64_t generation, Accounts& accounts);
   // The same for a chain of absent nodes, each the parent of the next, as one walk down the tree. Only the
   // last gets the value; each change counts `generation` up.

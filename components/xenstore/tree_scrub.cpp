@@ -83,14 +83,14 @@ Status TreeScrub::finish(const Tree& tree) const {
 Result<bool> TreeScrub::step(const Tree& tree, std::uint64_t generation, std::size_t limit) {
   resume(tree);
   for (std::size_t done = 0; done < limit; ++done) {
-    const Node* parent = nullptr;
-    const Node* node = &tree.root();
-    if (path_.empty()) {
+    const bool begins = path_.empty();
+    if (begins) {
       begin(tree);
       path_ = "/";
-    } else if ((node = next()) != nullptr) {
-      parent = levels_.back().parent;
-    } else {
+    }
+    const Node* node = begins ? &tree.root() : next();
+    const Node* parent = begins || node == nullptr ? nullptr : levels_.back().parent;
+    if (node == nullptr) {
       const Status whole = finish(tree);
       path_.clear();
       if (!whole) return forward(Status(whole));

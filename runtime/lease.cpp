@@ -5,8 +5,6 @@
 
 #include <atomic>
 #include <new>
-#include <utility>
-#include <vector>
 
 #include "runtime/clock.h"
 
@@ -51,10 +49,7 @@ Result<Lease> Lease::open(BorrowedFd segment) {
 }
 
 Lease::~Lease() {
-  if (!ours_ || !mapping_.valid()) return;
-  // Never destroyed, so that it outlives everything else.
-  static auto* kept = new std::vector<Mapping>;
-  kept->push_back(std::move(mapping_));
+  if (ours_) mapping_.keep();
 }
 
 Result<bool> Lease::acquire() {

@@ -44,6 +44,9 @@ class Mapping {
     return reinterpret_cast<T*>(data_ + offset);
   }
 
+  // Stays mapped until the process ends, whatever becomes of this object, which is empty from now on.
+  void keep() { data_ = nullptr; }
+
   // Gives the pages of a range back to the system; they read as zero afterwards, in every process.
   void punch(std::size_t offset, std::size_t length) const;
 

@@ -1042,8 +1042,8 @@ void Model::settle(Output& out) {
 
 Model::Code Model::domain_named(std::string_view text, std::uint32_t& domid) const {
   if (text.empty() || text.find_first_not_of("0123456789") != std::string_view::npos) return Code::kInvalid;
+  if (leading_number(text) > 65535) return Code::kInvalid;
   domid = static_cast<std::uint32_t>(leading_number(text));
-  if (domid > 65535) return Code::kInvalid;
   return domains_.contains(domid) ? Code::kNone : Code::kNoEntry;
 }
 
@@ -1109,7 +1109,8 @@ Model::Code Model::set_feature(View& view) {
   if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
   std::string value(*take_argument(rest));
   if (domains_[domid].introduced) return Code::kBusy;
-  if (value != "0" && value != "4") return Code::kInvalid;
+  bool number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
+  if (!number || (leading_number(value) != 0 && leading_number(value) != 4)) return Code::kInvalid;
   domains_[domid].features = static_cast<unsigned>(leading_number(value));
   ok(view.out, kSetFeature);
   return Code::kNone;

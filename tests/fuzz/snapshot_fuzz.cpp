@@ -80,6 +80,7 @@ std::size_t place(const Bytes& record, const Edit& edit) {
 }
 
 void edit_bytes(Bytes& record, const Edit& edit) {
+  if (record.size() < kRecordHead + kRecordTail) return;  // an edit before this one took its head
   const std::size_t at = place(record, edit);
   const auto position = record.begin() + static_cast<std::ptrdiff_t>(at);
   const std::size_t room = record.size() - kRecordTail - at;

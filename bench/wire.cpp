@@ -2,15 +2,15 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
 
+#include "tests/support/xs_client.h"
+
 namespace bulkhead::bench {
 namespace {
 
-constexpr timeval kConnectTimeout{10, 0};
 constexpr int kCallTimeoutMs = 60000;
 
 }  // namespace
@@ -24,20 +24,9 @@ std::string write_payload(std::string_view path, std::string_view value) {
 }
 
 Result<Wire> Wire::connect(const std::string& socket_path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (socket_path.size() >= sizeof address.sun_path) {
-    return failure(ErrorKind::kInvalid, "socket path is longer than 107 bytes: " + socket_path);
-  }
-  std::memcpy(address.sun_path, socket_path.data(), socket_path.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return os_failure("cannot create a socket");
-  // Blocking, because the stock daemons listen with a backlog of 1; the send timeout bounds a connect, too.
-  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kConnectTimeout, sizeof kConnectTimeout);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return os_failure("cannot connect to " + socket_path);
-  }
-  return Wire(std::move(fd));
+  auto socket = xs::XsClient::connect(socket_path);
+  if (!socket) return forward(std::move(socket));
+  return Wire(std::move(*socket));
 }
 
 void Wire::queue(std::uint32_t type, std::uint32_t transaction, std::string_view payload) {

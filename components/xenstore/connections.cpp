@@ -8,6 +8,17 @@
 #include "components/xenstore/protocol.h"
 
 namespace bulkhead::xenstore {
+namespace {
+
+// The bytes of a ring, whose size is a power of two, from `offset` on.
+void copy_from_ring(std::span<const std::byte> ring, std::uint64_t offset, std::span<std::byte> to) {
+  const std::size_t at = offset & (ring.size() - 1);
+  const std::size_t first = std::min(to.size(), ring.size() - at);
+  std::memcpy(to.data(), ring.data() + at, first);
+  std::memcpy(to.data() + first, ring.data(), to.size() - first);
+}
+
+}  // namespace
 
 Connections::Connections(const Custody& custody)
     : geometry_(custody.geometry()),
@@ -49,11 +60,8 @@ std::span<std::byte> Connections::receive_space(std::uint32_t index) {
 }
 
 void Connections::copy_in(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const {
-  const std::uint64_t base = slot(index).in_base.load(std::memory_order_relaxed);
-  const std::size_t at = (offset - base) & (geometry_.in_bytes - 1);
-  const std::size_t first = std::min<std::size_t>(to.size(), geometry_.in_bytes - at);
-  std::memcpy(to.data(), in_buffer(index) + at, first);
-  std::memcpy(to.data() + first, in_buffer(index), to.size() - first);
+  copy_from_ring({in_buffer(index), geometry_.in_bytes},
+                 offset - slot(index).in_base.load(std::memory_order_relaxed), to);
 }
 
 void Connections::copy_out(std::uint32_t index, std::uint64_t offset, std::span<const std::byte> from) const {
@@ -103,17 +111,11 @@ void Connections::set_sent(std::uint32_t index, std::uint64_t sent) {
   s.sent.store(sent);
 }
 
-void Connections::copy_from_out(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const {
-  const std::uint64_t base = slot(index).out_base.load(std::memory_order_relaxed);
-  const std::size_t at = (offset - base) & (geometry_.out_bytes - 1);
-  const std::size_t first = std::min<std::size_t>(to.size(), geometry_.out_bytes - at);
-  std::memcpy(to.data(), out_buffer(index) + at, first);
-  std::memcpy(to.data() + first, out_buffer(index), to.size() - first);
-}
-
 Header Connections::output_header(std::uint32_t index, std::uint64_t offset) const {
   Header header{};
-  copy_from_out(index, offset, std::as_writable_bytes(std::span(&header, 1)));
+  copy_from_ring({out_buffer(index), geometry_.out_bytes},
+                 offset - slot(index).out_base.load(std::memory_order_relaxed),
+                 std::as_writable_bytes(std::span(&header, 1)));
   return header;
 }
 

@@ -65,7 +65,6 @@ class Connections {
   bool output_pending(std::uint32_t index) const;
 
  private:
-  void copy_from_out(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const;
   std::byte* in_buffer(std::uint32_t index) const { return in_ + std::size_t{index} * geometry_.in_bytes; }
   std::byte* out_buffer(std::uint32_t index) const { return out_ + std::size_t{index} * geometry_.out_bytes; }
   void copy_in(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const;

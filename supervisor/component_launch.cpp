@@ -191,8 +191,7 @@ Status Component::connect(Instance& instance, UniqueFd output, UniqueFd error_ou
            },
        .lost = [this, id](const std::string& why) { on_lost(id, why); },
        .patience = [this, id] { return patience_with(id); },
-       // What waits in this process dies with it: a successor must know that the instance needs it again.
-       .behind = [this] { services_.persist(); }});
+       .persist = [this] { services_.persist(); }});
 }
 
 contract::Welcome Component::welcome_for(const Instance& instance) const {

@@ -2,9 +2,11 @@
 
 #include <spdlog/spdlog.h>
 #include <sys/signalfd.h>
+#include <systemd/sd-id128.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <filesystem>
 #include <ranges>
@@ -59,6 +61,14 @@ bool group_may_connect(std::uint32_t mode) {
   return (mode & kGroup) == kGroup || (mode & kOthers) == kOthers;
 }
 
+std::string random_id() {
+  sd_id128_t id;
+  std::array<char, SD_ID128_STRING_MAX> text{};
+  // Fails only on a kernel without getrandom(2).
+  if (sd_id128_randomize(&id) < 0) id = SD_ID128_NULL;
+  return sd_id128_to_string(id, text.data());
+}
+
 Status make_directory(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
@@ -97,6 +107,8 @@ Core::Core(Config config, FdStore store, EventLoop loop, Inheritance inheritance
       loop_(std::move(loop)),
       inheritance_(std::move(inheritance)),
       memory_(std::move(memory)),
+      custody_id_(inheritance_.manifest.custody_id().empty() ? random_id()
+                                                             : inheritance_.manifest.custody_id()),
       facts_{inheritance_.manifest.generation() + 1, wall_us() / 1000},
       cgroups_(CgroupTree::detect()),
       events_(std::max<std::uint64_t>(inheritance_.manifest.next_event(), 1)),
@@ -171,7 +183,7 @@ void Core::build_edge() {
 }
 
 InstanceLauncher Core::launcher_for(const ComponentConfig& config) const {
-  return {config, config_.supervisor, cgroups_, !store_.durable()};
+  return {config, config_.supervisor, cgroups_, custody_id_, !store_.durable()};
 }
 
 void Core::add_component(const ComponentConfig& config, InstanceLauncher launcher, std::optional<gid_t> group,
@@ -267,7 +279,7 @@ void Core::adopt_instance(Component& component, const manifest::v1::Instance& re
                  adopted.error().message());
   }
   // Started, perhaps, by a core that died before it could say so: it owns nothing and nobody knows it.
-  for (const PidFd& orphan : find_orphans(component.name(), record.id())) {
+  for (const PidFd& orphan : find_orphans(custody_id_, component.name(), record.id())) {
     spdlog::warn("{}: ending process {}, whose start was not completed", component.name(), orphan.pid());
     (void)orphan.signal(SIGKILL);  // it may have ended by itself
   }
@@ -412,6 +424,7 @@ void Core::persist() {
   manifest.set_next_event(events_.next_sequence());
   manifest.set_last_instance(last_instance_);
   manifest.set_left_running(leaving_);
+  manifest.set_custody_id(custody_id_);
   if (auto written = memory_.write(manifest); !written) spdlog::error("{}", written.error().message());
 }
 

@@ -67,6 +67,7 @@ class Core {
   ManifestMemory memory_;
   bool restarted_ = false;  // a former core left something
   bool manifest_found_ = false;
+  std::string custody_id_;
   CoreFacts facts_;
   CgroupTree cgroups_;
   EventLog events_;

@@ -13,8 +13,21 @@ namespace {
 
 constexpr const char* kPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-std::string mark_of(const std::string& component, std::uint64_t instance) {
+std::string instance_mark(const std::string& component, std::uint64_t instance) {
   return "BULKHEAD_INSTANCE=" + component + "/" + std::to_string(instance);
+}
+
+std::string custody_mark(const std::string& custody_id) {
+  return "BULKHEAD_CUSTODY=" + custody_id;
+}
+
+// `environment` as in proc_pid_environ(5).
+bool has_variable(const std::string& environment, const std::string& variable) {
+  for (std::size_t at = environment.find(variable + '\0'); at != std::string::npos;
+       at = environment.find(variable + '\0', at + 1)) {
+    if (at == 0 || environment[at - 1] == '\0') return true;
+  }
+  return false;
 }
 
 std::vector<ResourceLimit> resource_limits(const LimitsConfig& limits) {
@@ -33,8 +46,11 @@ std::vector<ResourceLimit> resource_limits(const LimitsConfig& limits) {
 }  // namespace
 
 InstanceLauncher::InstanceLauncher(const ComponentConfig& config, const SupervisorConfig& supervisor,
-                                   const CgroupTree& cgroups, bool die_with_core)
-    : config_(&config), limits_(resource_limits(config.limits)), die_with_core_(die_with_core) {
+                                   const CgroupTree& cgroups, std::string custody_id, bool die_with_core)
+    : config_(&config),
+      custody_id_(std::move(custody_id)),
+      limits_(resource_limits(config.limits)),
+      die_with_core_(die_with_core) {
   auto program = find_program(config.program);
   if (program) {
     program_ = std::move(*program);
@@ -95,7 +111,8 @@ Result<Launched> InstanceLauncher::launch(std::uint64_t instance, Addition addit
     what.is_script = program->is_script;
   }
   what.args = config_->args;
-  what.environment.push_back(mark_of(config_->name, instance));
+  what.environment.push_back(instance_mark(config_->name, instance));
+  what.environment.push_back(custody_mark(custody_id_));
   std::ranges::move(addition.environment, std::back_inserter(what.environment));
   what.descriptors = std::move(addition.descriptors);
   what.die_with_core = die_with_core_;
@@ -116,9 +133,11 @@ Result<PidFd> InstanceLauncher::run_command(const std::vector<std::string>& comm
   return std::move(launched->process);
 }
 
-std::vector<PidFd> find_orphans(const std::string& component, std::uint64_t instance) {
+std::vector<PidFd> find_orphans(const std::string& custody_id, const std::string& component,
+                                std::uint64_t instance) {
   std::vector<PidFd> found;
-  const std::string mark = mark_of(component, instance);
+  const std::string instance_variable = instance_mark(component, instance);
+  const std::string custody_variable = custody_mark(custody_id);
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
     const std::string name = entry.path().filename();
@@ -129,9 +148,9 @@ std::vector<PidFd> find_orphans(const std::string& component, std::uint64_t inst
     auto process = PidFd::open(pid);
     std::ifstream file(entry.path() / "environ", std::ios::binary);
     const std::string environment{std::istreambuf_iterator<char>(file), {}};
-    const std::size_t at = environment.find(mark + '\0');
-    const bool marked = at != std::string::npos && (at == 0 || environment[at - 1] == '\0');
-    if (process && marked) found.push_back(std::move(*process));
+    const bool ours =
+        has_variable(environment, custody_variable) && has_variable(environment, instance_variable);
+    if (process && ours) found.push_back(std::move(*process));
   }
   return found;
 }

@@ -20,9 +20,10 @@ inline constexpr int kRingNumber = 4;
 class InstanceLauncher {
  public:
   // Looks up the program, the account and the control group, which may read files: before the event loop
-  // runs. What is missing is no error here: every launch() will fail with it, and the component says so.
+  // runs. `custody_id` tells this core's processes from those of another one on the host. What is missing is
+  // no error here: every launch() will fail with it, and the component says so.
   InstanceLauncher(const ComponentConfig& config, const SupervisorConfig& supervisor,
-                   const CgroupTree& cgroups, bool die_with_core);
+                   const CgroupTree& cgroups, std::string custody_id, bool die_with_core);
 
   struct Addition {
     std::vector<std::string> environment;
@@ -47,6 +48,7 @@ class InstanceLauncher {
   LaunchRequest request() const;
 
   const ComponentConfig* config_;
+  std::string custody_id_;
   std::string program_;
   std::optional<Account> account_;
   std::optional<gid_t> check_group_;
@@ -58,7 +60,8 @@ class InstanceLauncher {
 };
 
 // Processes that were started as this instance: a core that died right after a start knows only the intent.
-// Reads /proc once.
-std::vector<PidFd> find_orphans(const std::string& component, std::uint64_t instance);
+// Another core's processes, which may be called the same, are not among them. Reads /proc once.
+std::vector<PidFd> find_orphans(const std::string& custody_id, const std::string& component,
+                                std::uint64_t instance);
 
 }  // namespace bulkhead::supervisor

@@ -14,6 +14,7 @@ namespace {
 
 CrashPoint message_before_handling{"core-message-before-handling"};
 CrashPoint message_before_discard{"core-message-before-discard"};
+CrashPoint message_discarded{"core-message-discarded"};
 CrashPoint link_half_parked{"core-link-half-parked"};
 
 constexpr int kMessagesPerTurn = 32;  // then other descriptors get their turn
@@ -146,7 +147,7 @@ void InstanceLink::cannot_send(const Error& error) {
   } else if (!too_many_under_way) {
     (void)loop_->change(socket_.borrow(), EPOLLIN | EPOLLOUT);
   }
-  if (!std::exchange(behind_, true)) handlers_.behind();
+  if (!std::exchange(behind_, true)) handlers_.persist();
 }
 
 void InstanceLink::on_event(std::uint32_t events) {
@@ -192,8 +193,12 @@ bool InstanceLink::receive_one() {
   if (!deadly && message.ParseFromString((*packet)->bytes))
     handlers_.message(message, std::move((*packet)->fds));
   message_before_discard.pass();
-  if (!alive.expired()) discard_packet(socket_.borrow());
+  if (!alive.expired()) {
+    handlers_.persist();
+    discard_packet(socket_.borrow());
+  }
   manifest.end_message();
+  message_discarded.pass();
   return !alive.expired();
 }
 

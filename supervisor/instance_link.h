@@ -34,8 +34,9 @@ class InstanceLink {
     // How long to leave what has come where it is; 0: no time. Asked once per wait; may be empty.
     // NOLINTNEXTLINE(readability-redundant-member-init): lets designated initialisers leave it out
     std::function<std::int64_t()> patience = {};
-    // Messages wait in this process because the instance does not read: they would die with it.
-    std::function<void()> behind;
+    // Writes the manifest: a message was handled and is about to be removed, or messages wait in this process
+    // because the instance does not read. Either would die with the core.
+    std::function<void()> persist;
   };
 
   struct Descriptors {

@@ -29,7 +29,7 @@ class InstanceLinkTest : public ::testing::Test {
                                     if (on_message_) on_message_();
                                   },
                               .lost = [this](const std::string& why) { lost_ = why; },
-                              .behind = [this] { ++behind_; }}));
+                              .persist = [this] { ++persisted_; }}));
   }
 
   // As the instance.
@@ -59,7 +59,7 @@ class InstanceLinkTest : public ::testing::Test {
   std::size_t got_fds_ = 0;
   std::function<void()> on_message_;
   std::string lost_;
-  int behind_ = 0;
+  int persisted_ = 0;
 };
 
 TEST_F(InstanceLinkTest, WelcomeCarriesVitalsAndBell) {
@@ -116,6 +116,16 @@ TEST_F(InstanceLinkTest, GarbageAndOversizedPacketsAreSkipped) {
   EXPECT_TRUE(lost_.empty());
 }
 
+// Else what it said would be known to nobody, should the core die before its turn ends.
+TEST_F(InstanceLinkTest, TheManifestIsWrittenBeforeAMessageIsRemoved) {
+  say_ready();
+  say_ready();
+  on_message_ = [this] { EXPECT_EQ(persisted_, static_cast<int>(got_.size()) - 1); };
+  turn();
+  EXPECT_EQ(got_.size(), 2U);
+  EXPECT_EQ(persisted_, 2);
+}
+
 TEST_F(InstanceLinkTest, WhatIsNotReadWaitsInOrder) {
   constexpr int kMany = 3000;
   for (int i = 0; i < kMany; ++i) {
@@ -124,7 +134,7 @@ TEST_F(InstanceLinkTest, WhatIsNotReadWaitsInOrder) {
     link_->send(std::move(message));
   }
   EXPECT_FALSE(link_->flushed());
-  EXPECT_EQ(behind_, 1);
+  EXPECT_EQ(persisted_, 1);
   int heard = 0;
   while (heard < kMany) {
     const auto message = hear();

@@ -134,7 +134,7 @@ void Transaction::merge_into(Tree& current, std::uint64_t& generation, Accounts&
     // A domain its permissions name may have been released since.
     Ref<PermissionSet> permissions = current_permissions(*node, accounts);
     if (current.find(path) == nullptr) {
-      current.create(path, node->value(), std::move(permissions), ++generation, accounts);
+      current.create(path, node->value(), permissions, ++generation, accounts);
     } else {
       current.set_content(path, node->value(), std::move(permissions), ++generation, accounts);
     }

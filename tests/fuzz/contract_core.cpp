@@ -114,7 +114,7 @@ MiniatureCore::MiniatureCore(CoreFixture& fixture, bool active_ready, bool stand
       service_(registry_, events_, fixture.incidents, faults_, facts_, Authorisation{}),
       api_(loop_, [this](const std::shared_ptr<Call>& call) { service_.handle(call); }) {
   const ComponentConfig& config = *fixture.config.find("thing");
-  InstanceLauncher launcher(config, fixture.config.supervisor, CgroupTree(), true);
+  InstanceLauncher launcher(config, fixture.config.supervisor, CgroupTree(), "id", true);
   Component& component = registry_.add(
       std::make_unique<Component>(config, services_, std::move(launcher), std::nullopt, InstanceExtra{}));
   manifest::v1::Component record;

@@ -331,6 +331,9 @@ TEST_P(CoreCrashPoint, NothingIsLostOrLeftBehind) {
   const std::set<std::string> custody = custody_of(host, "echo");
   EXPECT_EQ(custody.contains("extra"), GetParam().operation == "deposit");
   for (const char* item : {"lease", "listener", "state", "ring"}) EXPECT_TRUE(custody.contains(item)) << item;
+  // What they said of themselves is known.
+  EXPECT_FALSE(echo.active_program().version().empty());
+  EXPECT_FALSE(echo.standby_program().version().empty());
   // And it can be recovered: the successor holds everything, too.
   const std::uint64_t before = count(host);
   ASSERT_EQ(::kill(echo.active_pid(), SIGKILL), 0);
@@ -357,7 +360,8 @@ std::vector<CrashCase> startup_cases() {
     for (int i = 1; i <= 2; ++i) cases.push_back({std::string(point) + ":" + std::to_string(i), ""});
   }
   // Hello, deposit, active, ready; hello, ready of the standby.
-  for (const char* point : {"core-message-before-handling", "core-message-before-discard"}) {
+  for (const char* point :
+       {"core-message-before-handling", "core-message-before-discard", "core-message-discarded"}) {
     for (int i = 1; i <= 6; ++i) cases.push_back({std::string(point) + ":" + std::to_string(i), ""});
   }
   // Lease, listening socket, the edge's; then the component's own.

@@ -39,7 +39,16 @@ std::chrono::system_clock::time_point patience() {
 bool running(pid_t pid) {
   const std::string stat = content("/proc/" + std::to_string(pid) + "/stat");
   const std::size_t name_end = stat.rfind(')');
-  return name_end != std::string::npos && stat.substr(name_end + 2, 1) != "Z";
+  if (name_end == std::string::npos) return false;
+  // proc_pid_stat(5): state, parent, group, session, terminal, its foreground group, flags.
+  std::istringstream fields(stat.substr(name_end + 1));
+  std::string state, skipped;
+  std::uint64_t flags = 0;
+  fields >> state;
+  for (int i = 0; i < 5; ++i) fields >> skipped;
+  fields >> flags;
+  constexpr std::uint64_t kExiting = 0x4;  // PF_EXITING, linux/sched.h
+  return state != "Z" && state != "X" && (flags & kExiting) == 0;
 }
 
 CoreHost::CoreHost(const std::string& components) : descriptor_store_(false) {

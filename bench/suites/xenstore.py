@@ -66,9 +66,16 @@ def run(arguments):
         with c_daemon, ocaml_daemon, product.Product(arguments.build, folder / "product") as ours:
             sockets = {OURS: ours.socket, C: c_socket, OCAML: ocaml_socket}
             for operation in arguments.operations.split(","):
-                for clients, depth in DIRECTORY_SHAPES if operation == "directory" else shapes:
-                    compare(arguments, report, sockets, operation, clients, depth)
-    report.notes.append(f"A directory has {CHILDREN:,} children and is read whole in parts, a round trip each.")
+                if operation == "directory":
+                    # oxenstored answers with one message, far longer than the protocol allows.
+                    able = {name: socket for name, socket in sockets.items() if name != OCAML}
+                    for clients, depth in DIRECTORY_SHAPES:
+                        compare(arguments, report, able, operation, clients, depth)
+                else:
+                    for clients, depth in shapes:
+                        compare(arguments, report, sockets, operation, clients, depth)
+    report.notes.append(f"A directory has {CHILDREN:,} children and is read whole in parts, a round trip each. oxenstored "
+                        "answers with one message longer than the protocol's 4096 bytes instead.")
     report.notes.append(f"Medians of {arguments.rounds} rounds of {arguments.seconds:g} s, the servers taking turns. Ours ran "
                         "under bulkheadd with its standby and journal. One load generator thread for all.")
     return report
@@ -84,6 +91,6 @@ def compare(arguments, report, sockets, operation, clients, depth):
     ratio = median[OURS]["per_second"] / median[C]["per_second"]
     target = TARGETS.get((operation, clients, depth))
     verdict = report.at_least(f"{operation} {clients}x{depth}, ours / {C}", ratio, target) if target else ""
-    report.row(operation, f"{clients} x {depth}", *(f"{median[name]['per_second']:,.0f}" for name in sockets),
+    report.row(operation, f"{clients} x {depth}", *(f"{median[name]['per_second']:,.0f}" if name in median else "-" for name in (OURS, C, OCAML)),
                f"{ratio:.2f}", f"{median[OURS]['p50_us']:.0f}", f"{median[OURS]['p99_us']:.0f}",
                f"{median[C]['p50_us']:.0f}, {median[C]['p99_us']:.0f}", verdict)

@@ -107,13 +107,29 @@ bool equal(const Page& page, std::size_t index, std::uint64_t key, std::string_v
   return page.entries()[index].key == key && (key_is_whole(key) || smallest_name(page, index) == name);
 }
 
+// The first entry whose key is not less. Without branches on keys: half of them would be mispredicted.
+std::size_t first_of_key(const Page& page, std::uint64_t key) {
+  const PageEntry* entries = page.entries();
+  std::size_t low = 0;
+  std::size_t left = page.size;
+  while (left > 1) {
+    const std::size_t half = left / 2;
+    low += half * static_cast<std::size_t>(entries[low + half - 1].key < key);
+    left -= half;
+  }
+  return low + static_cast<std::size_t>(left == 1 && entries[low].key < key);
+}
+
 // The first entry that is not less than `name`.
 std::uint16_t lower_bound(const Page& page, std::uint64_t key, std::string_view name) {
-  std::size_t low = 0;
-  std::size_t high = page.size;
+  std::size_t low = first_of_key(page, key);
+  if (key_is_whole(key) || low == page.size || page.entries()[low].key != key)
+    return static_cast<std::uint16_t>(low);
+  // Several may begin with the same eight bytes.
+  std::size_t high = key == ~std::uint64_t{0} ? page.size : first_of_key(page, key + 1);
   while (low < high) {
-    std::size_t middle = (low + high) / 2;
-    if (less(page, middle, key, name)) {
+    const std::size_t middle = (low + high) / 2;
+    if (smallest_name(page, middle) < name) {
       low = middle + 1;
     } else {
       high = middle;
@@ -143,6 +159,8 @@ void fetch(const Page* page) {
 void fetch(const Node* node) {
   fetch(node, sizeof(Node) + 24);
 }
+// How many nodes ahead of itself a walk fetches.
+constexpr std::uint32_t kAhead = 8;
 
 void reference(const Page& page, const PageEntry& entry) {
   ++(page.height > 0 ? entry.page->refs : entry.node->refs);
@@ -544,8 +562,20 @@ void ChildCursor::descend(const Page* page) {
   for (;; page = page->entries()[0].page) {
     if (levels_ == kMaxLevels) std::abort();
     path_[levels_++] = {page, 0};
-    if (page->height == 0) return;
+    if (page->height == 0) break;
   }
+  for (std::size_t i = 1; i < std::min<std::size_t>(kAhead, page->size); ++i) fetch(page->entries()[i].node);
+  if (levels_ == 1) return;
+  const Level& above = path_[levels_ - 2];
+  if (above.index + 1U < above.page->size) fetch(above.page->entries()[above.index + 1U].page);
+}
+
+bool ChildCursor::in_order(const Children& children) const {
+  const auto [page, index] = path_[levels_ - 1];
+  const PageEntry& entry = page->entries()[index];
+  const std::string_view name = entry.node->name();
+  if (entry.key != key_of(name)) return false;
+  return index == 0 ? children.find(name) == entry.node : less(*page, index - 1U, entry.key, name);
 }
 
 const Node& ChildCursor::node() const {
@@ -557,7 +587,8 @@ void ChildCursor::next() {
   while (levels_ > 0 && ++path_[levels_ - 1].index == path_[levels_ - 1].page->size) --levels_;
   if (levels_ == 0) return;
   const Level& level = path_[levels_ - 1];
-  if (level.page->height > 0) descend(level.page->entries()[level.index].page);
+  if (level.page->height > 0) return descend(level.page->entries()[level.index].page);
+  if (level.index + kAhead < level.page->size) fetch(level.page->entries()[level.index + kAhead].node);
 }
 
 }  // namespace bulkhead::xenstore::core

@@ -95,6 +95,9 @@ class ChildCursor {
   bool done() const { return levels_ == 0; }
   const Node& node() const;
   void next();
+  // A search for this child would find it, if that is so for those the cursor has passed. `children`: what it
+  // was made of.
+  bool in_order(const Children& children) const;
 
  private:
   void descend(const Page* page);

@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::uint64_t kRecordsPerTurn = 256;  // bounds how long a takeover waits for this thread
 constexpr std::size_t kSnapshotSlice = std::size_t{64} * 1024;
+constexpr std::size_t kSmallestShare = std::size_t{4} * 1024;
+constexpr std::size_t kLargestShare = std::size_t{512} * 1024;
 constexpr std::int64_t kSnapshotRetry = kSecond;     // after one that did not fit
 constexpr std::uint64_t kSnapshotAtLeast = 1 << 20;  // journal bytes worth a snapshot
 constexpr std::int64_t kMendPatience = 10 * kSecond;
@@ -114,6 +116,7 @@ bool Follower::follow() {
     replica_->on_pause([this] { serve_core(); });
   }
   const bool due = snapshot_due();
+  const std::uint64_t before = replica_->position();
   auto more = replica_->follow(kRecordsPerTurn, due);
   if (!more) return await_snapshot(more.error());
   give_up_ns_ = 0;
@@ -126,8 +129,17 @@ bool Follower::follow() {
   if (!*more && !ready_sent_) {
     ready_sent_ = instance_.send_ready().has_value();
   }
-  if (!*more) write_snapshot();
+  if (snapshot_) write_snapshot(*more ? snapshot_share(replica_->position() - before) : kSnapshotSlice);
   return *more || snapshot_;
+}
+
+// While there is more to follow: as much of the snapshot as keeps it in step with the journal, which must not
+// be full before it is complete. The owner slows down meanwhile (Server::pace), rather than to write one
+// itself.
+std::size_t Follower::snapshot_share(std::uint64_t followed) {
+  const std::uint64_t length = std::max(SnapshotStore(*custody_).length(), kSnapshotAtLeast);
+  const std::uint64_t within = custody_->journal().capacity() / 8;
+  return std::clamp(followed * length / within, kSmallestShare, kLargestShare);
 }
 
 // Who is wrong goes: we, to be replaced, or the owner, to be fenced by the core and succeeded by what the
@@ -164,10 +176,9 @@ bool Follower::snapshot_due() {
          monotonic_ns() >= next_snapshot_ns_;
 }
 
-void Follower::write_snapshot() {
-  if (!snapshot_) return;
+void Follower::write_snapshot(std::size_t bytes) {
   const bool known = SnapshotStore(*custody_).too_large();
-  auto more = snapshot_->step(kSnapshotSlice);
+  auto more = snapshot_->step(bytes);
   if (!more && more.error().kind() != ErrorKind::kExhausted) instance_.end_damaged(more.error().message());
   if (!more) {
     next_snapshot_ns_ = monotonic_ns() + kSnapshotRetry;

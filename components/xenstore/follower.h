@@ -42,7 +42,8 @@ class Follower {
   void obey(const Replica::Verdict& verdict);
   bool await_snapshot(const Error& damage);
   bool snapshot_due();
-  void write_snapshot();
+  std::size_t snapshot_share(std::uint64_t followed);
+  void write_snapshot(std::size_t bytes);
   void scrub();
   void show_vitals();
   int wait_ms();

@@ -246,7 +246,7 @@ void Server::housekeeping(std::int64_t now) {
   seal_journal(now);
   ring_doorbell();
   pace(now);
-  keep_journal_short();
+  keep_journal_short(now);
   if (auto sound = scrubber_.turn(replica_.engine(), now); !sound) end_damaged(sound.error().message());
 }
 
@@ -269,8 +269,8 @@ void Server::ring_doorbell() {
   (void)!::write(custody_.doorbell().get(), &one, sizeof one);
 }
 
-// Without this a standby could be overtaken for ever on a machine that is too busy. One that does not move is
-// not waited for.
+// Without this a standby could be overtaken for ever on a machine that is too busy, or the journal be full
+// before it has written a snapshot. One that does not move is not waited for.
 void Server::pace(std::int64_t now) {
   const std::uint64_t position = custody_.control().follower_position.load(std::memory_order_relaxed);
   if (position != follower_position_) {
@@ -278,20 +278,30 @@ void Server::pace(std::int64_t now) {
     follower_moved_ns_ = now;
   }
   const Journal& journal = custody_.journal();
-  if (now - follower_moved_ns_ > kFollowerStuck || journal.tail() - position < journal.capacity() / 4) return;
-  sleep_for(kPace);
+  const bool behind = journal.tail() - position >= journal.capacity() / 4;
+  const bool filling = journal.free() < journal.capacity() / 4 && journal.tail() != paced_tail_;
+  paced_tail_ = journal.tail();
+  if (follower_moves(now) && (behind || filling)) sleep_for(kPace);
 }
 
-void Server::keep_journal_short() {
+bool Server::follower_moves(std::int64_t now) const {
+  return now - follower_moved_ns_ <= kFollowerStuck;
+}
+
+void Server::keep_journal_short(std::int64_t now) {
   Journal& journal = custody_.journal();
   // The standby writes snapshots; what they cover may be overwritten.
   if (const std::uint64_t covered = snapshots_.position(); covered > journal.start()) {
     journal.release(covered);
     kJournalReleased.pass();
   }
-  const bool needed = journal.free() < journal.capacity() / 2 || snapshots_.too_large() ||
+  // A standby that follows writes them, too, and on a CPU of its own: ours would be in the way of requests,
+  // and each change beside it a copy.
+  const std::uint64_t enough = follower_moves(now) ? journal.capacity() / 8 : journal.capacity() / 2;
+  const bool needed = journal.free() < enough || snapshots_.too_large() ||
                       custody_.control().snapshot_wanted.load(std::memory_order_relaxed) != 0;
-  if (!snapshot_ && needed && monotonic_ns() >= next_snapshot_ns_) {
+  if (snapshot_ && snapshots_.position() >= snapshot_->position()) snapshot_.reset();
+  if (!snapshot_ && needed && now >= next_snapshot_ns_) {
     snapshot_ = SnapshotWriting::begin(custody_, replica_.engine(), replica_.position());
   }
   if (!snapshot_) return;

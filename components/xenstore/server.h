@@ -123,7 +123,8 @@ class Server {
   void clear_suspects();
 
   void housekeeping(std::int64_t now);
-  void keep_journal_short();
+  bool follower_moves(std::int64_t now) const;
+  void keep_journal_short(std::int64_t now);
   void seal_journal(std::int64_t now);
   void ring_doorbell();
   void pace(std::int64_t now);
@@ -168,6 +169,7 @@ class Server {
   std::uint64_t rung_tail_ = 0;
   std::uint64_t follower_position_ = 0;
   std::int64_t follower_moved_ns_ = 0;
+  std::uint64_t paced_tail_ = 0;
   bool full_ = false;  // no free slot was found
   bool answered_ = false;
   bool ended_ = false;

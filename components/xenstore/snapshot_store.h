@@ -59,6 +59,8 @@ class SnapshotWriting {
   // not fit, which is shown to everybody (too_large()) until one does. kFailed: the state is damaged; nothing
   // is published.
   Result<bool> step(std::size_t budget);
+  // In the journal, of the state it is a snapshot of.
+  std::uint64_t position() const { return position_; }
 
  private:
   SnapshotWriting(Custody& custody, std::size_t slot, const Engine& engine, std::uint64_t position);

@@ -16,6 +16,7 @@ std::unexpected<Error> damaged(std::string_view what, std::string_view path) {
 void TreeScrub::begin(const Tree& tree) {
   version_ = tree.version();
   checked_ = digest_ = 0;
+  in_order_ = true;
   path_.clear();
 }
 
@@ -43,6 +44,7 @@ const Node* TreeScrub::next() {
   if (levels_.empty()) return nullptr;
   Level& level = levels_.back();
   const Node& node = level.cursor.node();
+  in_order_ = level.cursor.in_order(level.parent->children);
   level.cursor.next();
   path_.resize(level.parent_length);
   if (path_.size() > 1) path_ += '/';
@@ -50,12 +52,12 @@ const Node* TreeScrub::next() {
   return &node;
 }
 
-Status TreeScrub::check(const Node& node, const Node* parent, std::uint64_t generation) {
+Status TreeScrub::check(const Node& node, std::uint64_t generation) {
   if (node.hash != node_hash(path_, node)) return damaged("damaged value or permissions", path_);
   if (node.data_generation > node.generation || node.generation > generation) {
     return damaged("impossible generation", path_);
   }
-  if (parent != nullptr && parent->children.find(node.name()) != &node) {
+  if (!in_order_) {
     return damaged("misplaced entry in the parent", path_);
   }
   if (node.children.size() <= kWholeDirectory && !node.children.consistent()) {
@@ -89,14 +91,13 @@ Result<bool> TreeScrub::step(const Tree& tree, std::uint64_t generation, std::si
       path_ = "/";
     }
     const Node* node = begins ? &tree.root() : next();
-    const Node* parent = begins || node == nullptr ? nullptr : levels_.back().parent;
     if (node == nullptr) {
       const Status whole = finish(tree);
       path_.clear();
       if (!whole) return forward(Status(whole));
       return true;
     }
-    if (auto sound = check(*node, parent, generation); !sound) return forward(std::move(sound));
+    if (auto sound = check(*node, generation); !sound) return forward(std::move(sound));
     enter(*node);
   }
   return false;

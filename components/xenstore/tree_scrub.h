@@ -35,11 +35,12 @@ class TreeScrub {
   void resume(const Tree& tree);
   void enter(const Node& node);
   const Node* next();
-  Status check(const Node& node, const Node* parent, std::uint64_t generation);
+  Status check(const Node& node, std::uint64_t generation);
   Status finish(const Tree& tree) const;
 
   std::string path_;           // the last node checked; empty: a pass begins
   std::vector<Level> levels_;  // within one step
+  bool in_order_ = true;       // the last node
   std::uint64_t version_ = 0;
   std::uint64_t checked_ = 0;
   std::uint64_t digest_ = 0;

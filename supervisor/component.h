@@ -160,6 +160,7 @@ class Component {
   void begin_upgrade(const std::string& why, Done done);
   void renew_with_candidate();
   void note_owner(const Instance& instance);
+  void prefer(const Instance& instance);
   void commit_upgrade();
   void abandon_upgrade(const std::string& why);
   void standby_program_failed(std::uint64_t program, bool was_ready, const std::string& why);
@@ -293,9 +294,10 @@ class Component {
   std::optional<recovery::Step> step_;  // decided, not yet written to the incident
   Cause why_;                           // of the newest failure
   Cause yield_cause_;
-  bool reconciles_ = false;       // its program can go on with what can be read of a damaged custody
-  bool custody_damaged_ = false;  // as the last instance that tried to own it said
-  bool reconciling_ = false;      // the next owner is to do so
+  bool priority_refused_ = false;  // which has been said
+  bool reconciles_ = false;        // its program can go on with what can be read of a damaged custody
+  bool custody_damaged_ = false;   // as the last instance that tried to own it said
+  bool reconciling_ = false;       // the next owner is to do so
   Outage outage_;
   StandbyFailures standby_failures_;
   RestartBudget said_;  // what instances may add to the event log

@@ -1,8 +1,12 @@
 // The contract with the component's instances: what they say and what they are told.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <utility>
 
 #include "runtime/clock.h"
 #include "supervisor/component.h"
+#include "supervisor/priority.h"
 #include "supervisor/text.h"
 
 namespace bulkhead::supervisor {
@@ -104,9 +108,21 @@ void Component::on_withdraw(const std::string& item) {
   send_all(message);
 }
 
+// Whoever follows does so on another thread, which keeps its place behind the owner; so a standby's session
+// does, too.
+void Component::prefer(const Instance& instance) {
+  const int nice = config_.limits.nice;
+  if (nice == 0 || instance.role == Role::kFormer) return;
+  Status done = set_priority(instance.process, nice);
+  if (done && instance.role == Role::kActive) done = set_session_priority(instance.process, nice);
+  if (done || done.error().kind() == ErrorKind::kNotFound || std::exchange(priority_refused_, true)) return;
+  spdlog::warn("{}: {}", name(), done.error().message());
+}
+
 void Component::on_ready(Instance& instance) {
   if (instance.role == Role::kFormer) return;
   instance.ready = true;
+  prefer(instance);
   surveillance_->watch_progress(instance);
   services_.changed(name());
   const std::string cause = "process " + std::to_string(instance.process.pid()) + " is ready";
@@ -151,6 +167,7 @@ void Component::on_active(Instance& instance, const contract::Active& message) {
   custody_damaged_ = reconciling_ = false;
   instance.role = Role::kActive;
   instance.ready = true;
+  prefer(instance);
   incarnation_ = message.incarnation();
   note_owner(instance);
   surveillance_->watch_progress(instance);

@@ -283,7 +283,10 @@ Status Component::adopt_instance(const manifest::v1::Instance& record,
   if (kept.role == Role::kStandby)
     standby_state_ = kept.ready ? StandbyState::kReady : StandbyState::kStarting;
   surveillance_->add(kept);
-  if (kept.ready) surveillance_->watch_progress(kept);
+  if (kept.ready) {
+    prefer(kept);
+    surveillance_->watch_progress(kept);
+  }
   auto connected = connect(kept, std::move(parts["output"]), std::move(parts["error"]));
   if (!connected) return connected;
   if (!kept.custody_sent) introduce(kept);

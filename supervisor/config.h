@@ -81,6 +81,7 @@ struct LimitsConfig {
   std::optional<std::uint64_t> nofile, core, as, nproc, memlock;  // rlimits
   std::optional<std::uint64_t> memory_max, pids_max, cpu_weight;  // cgroup v2
   std::int32_t oom_score_adjust = 0;
+  std::int32_t nice = 0;  // of the thread that serves
 };
 
 enum class ComponentKind : unsigned char {

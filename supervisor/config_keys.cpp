@@ -204,6 +204,10 @@ const std::array kComponentKeys = std::to_array<ComponentKey>({
      "Share of CPU under contention, 100 is usual (cgroup v2)."},
     {"limits.oom_score_adjust", K::Integer{AT(limits.oom_score_adjust), -1000, 1000},
      "Who goes first when memory is short: 1000 first, -1000 never (proc(5), oom_score_adj)."},
+    {"limits.nice", K::Integer{AT(limits.nice), -20, 19},
+     "Who goes first when CPUs are short: -20 first, 19 last; 0: as it was started. Of the instance that "
+     "serves: its "
+     "main thread, and its session (sched(7), autogroup)."},
     {"readiness.type",
      K::Choice{
          [](ComponentConfig& c, std::string_view word) { return set_check_type(c.readiness.type, word); },

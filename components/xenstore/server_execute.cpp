@@ -16,6 +16,7 @@ namespace {
 // then only, since asking for the time costs as much as a small request).
 constexpr int kSliceRequests = 64;
 constexpr int kRequestsPerLook = 8;
+constexpr std::uint64_t kSmallRequest = 256;  // bytes
 constexpr std::int64_t kSliceNs = 50 * kMicrosecond;
 // How long those that want more than a slice may go on before the ring is looked at again.
 constexpr std::int64_t kWaitingNs = 100 * kMicrosecond;
@@ -79,9 +80,12 @@ void Server::run_slice(std::uint32_t slot) {
 bool Server::execute_some(std::uint32_t slot) {
   const std::int64_t until = monotonic_ns() + kSliceNs;
   for (int i = 1; i <= kSliceRequests; ++i) {
+    const std::uint64_t parsed = connections_.slot(slot).parsed.load(std::memory_order_relaxed);
     const Next next = execute_next(slot);
     if (next != Next::kExecuted) return next == Next::kLater;
-    const bool look = i % kRequestsPerLook == 0 || executor_.touched_many();
+    // A long one may have been a deep path, each of whose nodes had to be made.
+    const bool large = connections_.slot(slot).parsed.load(std::memory_order_relaxed) - parsed > kSmallRequest;
+    const bool look = i % kRequestsPerLook == 0 || large || executor_.touched_many();
     if (look && monotonic_ns() >= until) return true;
   }
   return true;

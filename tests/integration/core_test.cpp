@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -425,6 +426,35 @@ TEST(Core, ComponentsHaveTheirOwnPlaceWhenMemoryIsShort) {
     std::ifstream("/proc/" + std::to_string(pid) + "/oom_score_adj") >> adjust;
     EXPECT_EQ(adjust, 123);
   }
+}
+
+// The thread that serves goes first, and does so from its first request on; what a standby does meanwhile
+// does not.
+TEST(Core, TheOneThatServesHasItsOwnPriority) {
+  CoreHost host(std::string(kEcho) + "limits = { nice = 7 }\n");
+  const v1::Component echo = host.wait_complete("echo");
+  const int own = ::getpriority(PRIO_PROCESS, 0);
+  const auto nice = [](pid_t thread) { return ::getpriority(PRIO_PROCESS, static_cast<id_t>(thread)); };
+  for (const pid_t pid : {echo.active_pid(), echo.standby_pid()}) {
+    EXPECT_EQ(nice(pid), 7);
+    for (const auto& task : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+      const pid_t thread = std::stoi(task.path().filename());
+      EXPECT_EQ(nice(thread), thread == pid ? 7 : own);
+    }
+  }
+  const auto session = [](pid_t pid) {
+    std::string group;
+    std::getline(std::ifstream("/proc/" + std::to_string(pid) + "/autogroup"), group);
+    return group.substr(std::min(group.find(' '), group.size()));
+  };
+  if (session(echo.active_pid()).empty()) return;  // a kernel without autogroups
+  EXPECT_EQ(session(echo.active_pid()), " nice 7");
+  EXPECT_EQ(session(echo.standby_pid()), " nice 0");
+  ASSERT_EQ(::kill(echo.active_pid(), SIGKILL), 0);
+  host.wait("echo", "the standby has taken over", [&](const v1::Component& c) {
+    return c.active_pid() == echo.standby_pid() && c.state() == v1::STATE_SERVING;
+  });
+  EXPECT_EQ(session(echo.standby_pid()), " nice 7");
 }
 
 // ---- foreign components ----

@@ -46,6 +46,10 @@ class Journal {
   // Writer: records before `position` may be overwritten from now on.
   void release(std::uint64_t position) { header()->start.store(position); }
 
+  // This process has no more use for records before `position`: their pages may leave its page tables. Cheap
+  // to call often.
+  void rest_before(std::uint64_t position);
+
   // Reader: the record at `position` (start() <= position < tail()), copied. kNotFound: overwritten
   // meanwhile, load a newer snapshot. kInvalid: damaged.
   Status read(std::uint64_t position, JournalRecord& record) const;
@@ -80,6 +84,7 @@ class Journal {
 
   Mapping mapping_;
   std::uint64_t capacity_;
+  std::uint64_t rested_ = 0;  // position; a multiple of the page size
 };
 
 }  // namespace bulkhead

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <string>
+#include <utility>
 
 namespace bulkhead {
 namespace {
@@ -95,6 +97,41 @@ TEST_F(JournalTest, WrapsForever) {
     append(writer, 1, payload);
     expected.push_back(payload);
     ASSERT_LE(writer.used(), writer.capacity());
+  }
+}
+
+// KiB of the journal in this process's page tables, see proc_pid_smaps(5); all mappings of it together.
+std::uint64_t mapped_kib() {
+  std::ifstream maps("/proc/self/smaps");
+  std::uint64_t sum = 0;
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.contains("bulkhead-journal")) ours = true;
+    if (!line.starts_with("Rss:")) continue;
+    if (std::exchange(ours, false)) sum += std::stoull(line.substr(line.find_first_of("0123456789")));
+  }
+  return sum;
+}
+
+// The same as WrapsForever, of a larger one, by a writer and a reader that keep little of it mapped.
+TEST_F(JournalTest, WhatIsDoneWithIsMappedNoMoreAndAllThereAllTheSame) {
+  segment_ = std::move(*Journal::create(std::size_t{4} << 20));
+  Journal writer = open();
+  Journal reader = open();
+  std::mt19937 random(2);
+  JournalRecord record;
+  std::uint64_t read_at = 0;
+  while (writer.tail() < 5 * writer.capacity()) {
+    const std::string payload(random() % 3000, static_cast<char>('a' + random() % 26));
+    append(writer, 1, payload);
+    writer.rest_before(writer.tail());
+    if (random() % 1000 == 0) writer.rest_before(writer.tail() / 2);  // not in order: nothing happens
+    ASSERT_TRUE(reader.read(read_at, record).has_value());
+    ASSERT_EQ(text(record), payload);
+    read_at = record.next;
+    reader.rest_before(read_at);
+    writer.release(read_at);
+    ASSERT_LE(mapped_kib(), 2U * 1024);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace bulkhead {
@@ -53,6 +54,14 @@ Result<Mapping> Mapping::map(BorrowedFd memfd, std::size_t at_least) {
   void* data = ::mmap(nullptr, *size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd.get(), 0);
   if (data == MAP_FAILED) return os_failure("cannot map a segment");
   return Mapping(static_cast<std::byte*>(data), *size);
+}
+
+void Mapping::rest(std::size_t offset, std::size_t length) const {
+  constexpr std::size_t kPage = 4096;
+  const std::size_t begin = (offset + kPage - 1) / kPage * kPage;
+  const std::size_t end = std::min(offset + length, size_) / kPage * kPage;
+  // Of a shared mapping only what this process has mapped is dropped (madvise(2), MADV_DONTNEED).
+  if (begin < end) (void)::madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 
 void Mapping::punch(std::size_t offset, std::size_t length) const {

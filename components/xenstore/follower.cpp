@@ -125,6 +125,7 @@ bool Follower::follow() {
   if (due && replica_->at_checkpoint()) {
     snapshot_ = SnapshotWriting::begin(*custody_, replica_->engine(), replica_->position());
   }
+  custody_->journal().rest_before(replica_->position());
   custody_->control().follower_position.store(replica_->position(), std::memory_order_relaxed);
   if (!*more && !ready_sent_) {
     ready_sent_ = instance_.send_ready().has_value();

@@ -1,5 +1,6 @@
 // bulkhead-xenstored: the xenstore service, one instance of it. Started by bulkheadd; waits for the lease as
 // standby, then serves. This file only wires.
+#include <malloc.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -31,6 +32,10 @@ contract::Hello hello() {
 }
 
 Status serve() {
+  // One heap for both threads, of which one sleeps at any time: only the program's own can have huge pages
+  // (glibc.malloc.hugetlb), and a heap of small ones takes the kernel milliseconds to take apart when we are
+  // killed.
+  ::mallopt(M_ARENA_MAX, 1);
   auto instance = Instance::attach(hello());
   if (!instance) return forward(std::move(instance));
   spdlog::set_level(spdlog::level::from_str(instance->welcome().log_level()));

@@ -245,6 +245,7 @@ void Server::housekeeping(std::int64_t now) {
   tell_quota_warnings();
   seal_journal(now);
   ring_doorbell();
+  custody_.journal().rest_before(custody_.journal().tail());
   pace(now);
   keep_journal_short(now);
   if (auto sound = scrubber_.turn(replica_.engine(), now); !sound) end_damaged(sound.error().message());

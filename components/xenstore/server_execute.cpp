@@ -84,7 +84,8 @@ bool Server::execute_some(std::uint32_t slot) {
     const Next next = execute_next(slot);
     if (next != Next::kExecuted) return next == Next::kLater;
     // A long one may have been a deep path, each of whose nodes had to be made.
-    const bool large = connections_.slot(slot).parsed.load(std::memory_order_relaxed) - parsed > kSmallRequest;
+    const bool large =
+        connections_.slot(slot).parsed.load(std::memory_order_relaxed) - parsed > kSmallRequest;
     const bool look = i % kRequestsPerLook == 0 || large || executor_.touched_many();
     if (look && monotonic_ns() >= until) return true;
   }

@@ -98,6 +98,7 @@ Result<SnapshotStore::Loaded> SnapshotStore::load_slot(std::size_t slot,
       length <= segment.size() - kSnapshotData && (seal == 0 || seal == seal_of(position, length));
   std::vector<std::byte> bytes;
   if (intact) bytes.assign(segment.data() + kSnapshotData, segment.data() + kSnapshotData + length);
+  segment.rest(kSnapshotData, length);
   if (head->version.load() != version) return failure(ErrorKind::kNotFound, "the snapshot was replaced");
   if (!intact) return failure(ErrorKind::kInvalid, "cannot load the snapshot: its head is damaged");
   auto engine = read_snapshot(bytes, pause);
@@ -187,7 +188,10 @@ Result<bool> SnapshotWriting::step(std::size_t budget) {
                                               " bytes: raise snapshot_bytes");
   }
   std::memcpy(segment.data() + kSnapshotData + written_, slice_.data(), slice_.size());
+  constexpr std::size_t kPage = 4096;
+  const std::size_t before = written_ / kPage * kPage;
   written_ += slice_.size();
+  segment.rest(kSnapshotData + before, written_ / kPage * kPage - before);
   if (!more) publish();
   return more;
 }

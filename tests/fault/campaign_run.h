@@ -59,6 +59,7 @@ class CampaignRun {
   void judge(const Attacker& attacker) const;
   void judge_instances(const Look& before);
   void judge_incidents();
+  void expect_newcomer_served();
   void judge_tree();
   void expect_nothing_held(std::uint32_t domain);
   Look look();

@@ -288,56 +288,6 @@ TEST_F(XenstoreFault, StateTooLargeForASnapshot) {
   EXPECT_EQ(log.total(), 0U) << ::testing::PrintToString(log.described());
 }
 
-// Replies that one connection of a guest does not read hold up the guest's other ones; not for ever.
-TEST_F(XenstoreFault, AGuestGoesOnWhenItsConnectionThatDidNotReadIsGone) {
-  start();
-  ASSERT_TRUE(host_->launch().has_value());
-  ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
-  xs::AnomalyLog log;
-  const auto connect = [&](const std::string& name) {
-    auto socket = xs::XsClient::connect(host_->socket_path());
-    EXPECT_TRUE(socket.has_value());
-    return std::make_unique<xs::XsClient>(std::move(*socket), name, log);
-  };
-  const auto path = [](const std::string& name) { return "/big" + name + '\0'; };
-  auto toolstack = connect("toolstack");
-  ASSERT_TRUE(toolstack->call(XS_WRITE, 0, path("") + std::string(4000, 'x')).has_value());
-  ASSERT_TRUE(toolstack->call(XS_SET_PERMS, 0, path("") + "r0" + '\0').has_value());
-  ASSERT_TRUE(host_->inject(*host_->active(), "as-guest", "5").has_value());
-  host_->ping(*host_->active());  // answered after the order
-  ASSERT_TRUE(
-      host_->wait_until([&] { return host_->active()->vitals().pong == host_->active()->vitals().ping; }));
-
-  // More than any socket buffer takes, so that replies wait in the service.
-  auto deaf = connect("deaf");
-  for (int i = 0; i < 4000; ++i) deaf->send(XS_READ, 0, path(""));
-  deaf->flush();
-  std::uint64_t done = 0;
-  do {  // until it gets no more
-    done = host_->active()->vitals().work_done;
-    for (int i = 0; i < 20; ++i) ASSERT_TRUE(toolstack->call(XS_READ, 0, path("")).has_value());
-    deaf->flush();
-  } while (host_->active()->vitals().work_done != done + 20);
-
-  struct Heard : xs::Listener {
-    int replies = 0;
-    void on_reply(const xs::Reply&) override { ++replies; }
-    void on_event(xs::XsClient&, std::string_view, std::string_view) override {}
-  } heard;
-  auto other = connect("other");
-  other->send(XS_READ, 0, path(""));
-  other->flush();
-  for (int i = 0; i < 50; ++i) ASSERT_TRUE(toolstack->call(XS_READ, 0, path("")).has_value());
-  other->receive(heard);
-  EXPECT_EQ(heard.replies, 0) << "its domain has too many replies to read";
-  deaf.reset();
-  EXPECT_TRUE(host_->wait_until([&] {
-    other->receive(heard);
-    return heard.replies == 1;
-  }));
-  EXPECT_EQ(log.total(), 0U) << ::testing::PrintToString(log.described());
-}
-
 // Every named crash point, in the instance that passes it: each must really be hit, some at several passes.
 TEST_F(XenstoreFault, EveryCrashPoint) {
   start({{"journal_bytes", "4194304"}});
@@ -352,6 +302,9 @@ TEST_F(XenstoreFault, EveryCrashPoint) {
   std::erase(points, "poison-struck");    // takes poison: XenstorePoison.DiesWhileItIsRefused
   std::erase_if(points,
                 [](const std::string& point) { return point.starts_with("salvage"); });  // salvage_test.cpp
+  std::erase_if(points, [](const std::string& point) {
+    return point.starts_with("follow-");  // before a standby hears of faults: journal_quarantine_test.cpp
+  });
   ASSERT_GT(points.size(), 20U);
   std::size_t next = 0;
   std::map<std::string, int> struck;
@@ -368,7 +321,8 @@ TEST_F(XenstoreFault, EveryCrashPoint) {
       host.kill(active);
       return &standby;
     }
-    ComponentHost::Instance& victim = point.starts_with("snapshot-") ? standby : active;
+    ComponentHost::Instance& victim =
+        point.starts_with("snapshot-") || point == "followed" ? standby : active;
     EXPECT_TRUE(host.inject(victim, "crash-at", point).has_value());
     return &victim;
   };

@@ -1,0 +1,184 @@
+// Guests that have to wait: each limit binds while it must, and nobody waits any longer than that.
+#include <gtest/gtest.h>
+
+#include <charconv>
+#include <memory>
+#include <string>
+
+#include "tests/support/component_host.h"
+#include "tests/support/xs_client.h"
+
+namespace bulkhead {
+namespace {
+
+using testing::ComponentHost;
+
+struct Heard : xs::Listener {
+  int replies = 0;
+  void on_reply(const xs::Reply&) override { ++replies; }
+  void on_event(xs::XsClient&, std::string_view, std::string_view) override {}
+};
+
+class XenstoreThrottle : public ::testing::Test {
+ protected:
+  // Clients that connect from now on act for domain 5; `toolstack_` does not.
+  void start(std::map<std::string, std::string> settings = {}) {
+    auto host =
+        ComponentHost::create({BULKHEAD_BIN "/bulkhead-xenstored", std::move(settings), 1024, "warning"});
+    ASSERT_TRUE(host.has_value()) << host.error().message();
+    host_ = std::move(*host);
+    ASSERT_TRUE(host_->launch().has_value());
+    ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
+    toolstack_ = connect("toolstack");
+    ASSERT_TRUE(toolstack_->call(XS_WRITE, 0, path(std::string(4000, 'x'))).has_value());
+    ASSERT_TRUE(toolstack_->call(XS_SET_PERMS, 0, path(std::string("n0\0b5\0", 6))).has_value());
+    ASSERT_TRUE(host_->inject(*host_->active(), "as-guest", "5").has_value());
+    host_->ping(*host_->active());  // answered after the order
+    ASSERT_TRUE(
+        host_->wait_until([&] { return host_->active()->vitals().pong == host_->active()->vitals().ping; }));
+  }
+  std::unique_ptr<xs::XsClient> connect(const std::string& name) {
+    auto socket = xs::XsClient::connect(host_->socket_path());
+    EXPECT_TRUE(socket.has_value());
+    return std::make_unique<xs::XsClient>(std::move(*socket), name, log_);
+  }
+  static std::string path(const std::string& rest = "") { return "/shared" + std::string(1, '\0') + rest; }
+
+  // By then whatever was sent before has had its turn.
+  void let_time_pass(int round_trips) {
+    for (int i = 0; i < round_trips; ++i) ASSERT_TRUE(toolstack_->call(XS_READ, 0, path()).has_value());
+  }
+  bool hears(xs::XsClient& client, Heard& heard, int replies) {
+    return host_->wait_until([&] {
+      client.receive(heard);
+      return heard.replies == replies;
+    });
+  }
+  // Replies that domain 5 has not read.
+  int outstanding() {
+    const std::string question = "quota" + std::string(1, '\0') + "5" + '\0';
+    const std::string table = toolstack_->call(XS_CONTROL, 0, question).value_or("");
+    const std::size_t row = table.find("outstanding");
+    const std::size_t number = table.find_first_of("0123456789", row);
+    int value = -1;
+    if (row != std::string::npos && number != std::string::npos)
+      std::from_chars(table.data() + number, table.data() + table.size(), value);
+    return value;
+  }
+  // Does not read until so many replies wait in the service, behind what its socket takes.
+  void ask_without_reading(xs::XsClient& deaf, int replies) {
+    while (outstanding() < replies) {
+      const std::uint64_t done = host_->active()->vitals().work_done;
+      deaf.send(XS_READ, 0, path());
+      deaf.flush();
+      ASSERT_TRUE(host_->wait_until([&] { return host_->active()->vitals().work_done == done + 1; }));
+    }
+    ASSERT_EQ(outstanding(), replies);
+  }
+  std::string begin_transaction() {
+    return toolstack_->call(XS_TRANSACTION_START, 0, std::string(1, '\0')).value_or("");
+  }
+  // Reads and writes what the guest writes all the time. True if it could be committed.
+  bool change_in(const std::string& transaction) {
+    const auto id = static_cast<std::uint32_t>(std::stoul(transaction));
+    EXPECT_TRUE(toolstack_->call(XS_READ, id, path()).has_value());
+    EXPECT_TRUE(toolstack_->call(XS_WRITE, id, path("mine")).has_value());
+    return toolstack_->call(XS_TRANSACTION_END, id, std::string("T\0", 2)).has_value();
+  }
+
+  xs::AnomalyLog log_;
+  std::unique_ptr<ComponentHost> host_;
+  std::unique_ptr<xs::XsClient> toolstack_;
+};
+
+// A write a second, and half a minute's worth of them: nothing here takes that long.
+TEST_F(XenstoreThrottle, AGuestWritesAtItsRateWhileTheToolstackHasATransaction) {
+  start({{"write_rate", "1"}, {"write_burst", "3"}});
+  constexpr int kWrites = 60;
+  auto guest = connect("guest");
+  Heard heard;
+  std::string transaction = begin_transaction();
+  ASSERT_NE(transaction, "");
+  for (int i = 0; i < kWrites; ++i) guest->send(XS_WRITE, 0, path(std::to_string(i)));
+  guest->flush();
+  ASSERT_TRUE(host_->wait_until([&] {
+    guest->receive(heard);
+    return heard.replies >= 3;
+  }));
+  let_time_pass(200);
+  guest->receive(heard);
+  EXPECT_LT(heard.replies, kWrites / 2) << "the guest is not held back";
+
+  int attempts = 1;
+  while (!change_in(transaction) && ++attempts < 20) transaction = begin_transaction();
+  EXPECT_LT(attempts, 20) << "the toolstack does not get through";
+  guest->receive(heard);
+  EXPECT_LT(heard.replies, kWrites) << "it got through only when the guest had ended";
+  EXPECT_TRUE(hears(*guest, heard, kWrites)) << "a guest waits for a transaction that has ended";
+  EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
+}
+
+// Other domains' transactions hold nobody back.
+TEST_F(XenstoreThrottle, AGuestsOwnTransactionDoesNotHoldItBack) {
+  start({{"write_rate", "1"}, {"write_burst", "1"}});
+  auto other = connect("other");
+  ASSERT_TRUE(other->call(XS_TRANSACTION_START, 0, std::string(1, '\0')).has_value());
+  auto guest = connect("guest");
+  Heard heard;
+  for (int i = 0; i < 60; ++i) guest->send(XS_WRITE, 0, path(std::to_string(i)));
+  guest->flush();
+  EXPECT_TRUE(hears(*guest, heard, 60));
+}
+
+// Replies that one connection of a guest does not read hold up the guest's other ones; not for ever, in
+// whatever way it ends.
+TEST_F(XenstoreThrottle, AGuestGoesOnWhenItsConnectionThatDidNotReadIsGone) {
+  enum class End : unsigned char { kLeaves, kLeavesWithMoreToAsk, kIsCutOff };
+  start();
+  for (const End end : {End::kLeaves, End::kLeavesWithMoreToAsk, End::kIsCutOff}) {
+    SCOPED_TRACE(static_cast<int>(end));
+    auto deaf = connect("deaf");
+    ask_without_reading(*deaf, 20);
+    for (int i = 0; end == End::kLeavesWithMoreToAsk && i < 50; ++i) deaf->send(XS_READ, 0, path());
+    deaf->flush();
+    Heard heard;
+    auto other = connect("other");
+    other->send(XS_READ, 0, path());
+    other->flush();
+    let_time_pass(50);
+    other->receive(heard);
+    EXPECT_EQ(heard.replies, 0) << "its domain has too many replies to read";
+    if (end == End::kIsCutOff) {
+      deaf->send(XS_WRITE, 0, std::string(5000, 'x'));  // more than the protocol allows
+      deaf->flush();
+    } else {
+      deaf.reset();
+    }
+    EXPECT_TRUE(hears(*other, heard, 1));
+  }
+  EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
+}
+
+// The same when it reads at last.
+TEST_F(XenstoreThrottle, AGuestGoesOnWhenItHasRead) {
+  start();
+  auto slow = connect("slow");
+  ask_without_reading(*slow, 20);
+  Heard heard;
+  auto other = connect("other");
+  other->send(XS_READ, 0, path());
+  other->flush();
+  let_time_pass(50);
+  other->receive(heard);
+  EXPECT_EQ(heard.replies, 0);
+  Heard late;
+  EXPECT_TRUE(host_->wait_until([&] {
+    slow->receive(late);
+    other->receive(heard);
+    return heard.replies == 1;
+  }));
+  EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
+}
+
+}  // namespace
+}  // namespace bulkhead

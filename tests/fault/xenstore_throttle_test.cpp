@@ -1,10 +1,12 @@
-// Guests that have to wait: each limit binds while it must, and nobody waits any longer than that.
+// Guests at their limits: each binds while it must, nobody waits any longer than that, and the operator is
+// told.
 #include <gtest/gtest.h>
 
 #include <charconv>
 #include <memory>
 #include <string>
 
+#include "bulkhead/v1/bulkhead.pb.h"
 #include "tests/support/component_host.h"
 #include "tests/support/xs_client.h"
 
@@ -57,13 +59,32 @@ class XenstoreThrottle : public ::testing::Test {
   // Replies that domain 5 has not read.
   int outstanding() {
     const std::string question = "quota" + std::string(1, '\0') + "5" + '\0';
-    const std::string table = toolstack_->call(XS_CONTROL, 0, question).value_or("");
-    const std::size_t row = table.find("outstanding");
+    return number_behind(toolstack_->call(XS_CONTROL, 0, question).value_or(""), "outstanding");
+  }
+  static int number_behind(const std::string& table, const std::string& name) {
+    const std::size_t row = table.find(name);
     const std::size_t number = table.find_first_of("0123456789", row);
     int value = -1;
     if (row != std::string::npos && number != std::string::npos)
       std::from_chars(table.data() + number, table.data() + table.size(), value);
     return value;
+  }
+  // A limit that CONTROL shows for all domains.
+  int limit(const std::string& name) {
+    const std::string table = toolstack_->call(XS_CONTROL, 0, std::string("quota\0", 6)).value_or("");
+    return number_behind(table, name);
+  }
+  // As the API does it.
+  void set_quota(const std::string& name, std::uint64_t value, const std::string& subject) {
+    v1::SetQuotaRequest request;
+    request.set_name(name);
+    request.set_value(value);
+    request.set_subject(subject);
+    contract::v1::ToInstance order;
+    order.mutable_query()->set_id(1);
+    order.mutable_query()->set_what("set-quota");
+    order.mutable_query()->set_body(request.SerializeAsString());
+    ASSERT_TRUE(host_->send(*host_->active(), order).has_value());
   }
   // Does not read until so many replies wait in the service, behind what its socket takes.
   void ask_without_reading(xs::XsClient& deaf, int replies) {
@@ -157,6 +178,66 @@ TEST_F(XenstoreThrottle, AGuestGoesOnWhenItsConnectionThatDidNotReadIsGone) {
     EXPECT_TRUE(hears(*other, heard, 1));
   }
   EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
+}
+
+// A limit that is raised is raised for those who wait.
+TEST_F(XenstoreThrottle, AGuestGoesOnWhenItMayHaveMore) {
+  start();
+  auto deaf = connect("deaf");
+  ask_without_reading(*deaf, 20);
+  Heard heard;
+  auto other = connect("other");
+  other->send(XS_READ, 0, path());
+  other->flush();
+  let_time_pass(50);
+  other->receive(heard);
+  EXPECT_EQ(heard.replies, 0);
+  set_quota("outstanding", 30, "domain 5");
+  EXPECT_TRUE(hears(*other, heard, 1));
+}
+
+// The settings are a fresh store's limits; later the state's are, whatever the next owner's settings say.
+TEST_F(XenstoreThrottle, LimitsComeFromTheSettingsOnce) {
+  start({{"quota-outstanding", "7"}, {"quota-watches", "33"}});
+  EXPECT_EQ(limit("watches"), 33);
+  EXPECT_EQ(limit("outstanding"), 7);
+  auto deaf = connect("deaf");
+  ask_without_reading(*deaf, 7);
+  Heard heard;
+  auto other = connect("other");
+  other->send(XS_READ, 0, path());
+  other->flush();
+  set_quota("watches", 44, "");
+  let_time_pass(50);
+  other->receive(heard);
+  EXPECT_EQ(heard.replies, 0);
+  ASSERT_TRUE(host_->wait_until([&] { return limit("watches") == 44; }));
+  host_->kill(*host_->active());
+  ASSERT_TRUE(host_->wait_until([&] { return host_->active() == nullptr; }));
+  ASSERT_TRUE(host_->launch().has_value());
+  ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
+  EXPECT_EQ(limit("watches"), 44);
+  EXPECT_EQ(limit("outstanding"), 7);
+}
+
+// Once, when it comes up to it.
+TEST_F(XenstoreThrottle, TheOperatorIsToldOfAGuestsMemory) {
+  start({{"quota-soft-memory", "2000"}});
+  auto guest = connect("guest");
+  const auto watch = [&](char token) {
+    return guest->call(XS_WATCH, 0, path(std::string(900, token) + '\0')).has_value();
+  };
+  ASSERT_TRUE(watch('a') && watch('b'));
+  host_->pump(0);
+  EXPECT_TRUE(host_->active()->findings().empty());
+  ASSERT_TRUE(watch('c'));
+  ASSERT_TRUE(host_->wait_until([&] { return !host_->active()->findings().empty(); }));
+  ASSERT_TRUE(watch('d') && watch('e'));
+  let_time_pass(5);
+  host_->pump(0);
+  ASSERT_EQ(host_->active()->findings().size(), 1U);
+  EXPECT_EQ(host_->active()->findings()[0].finding(), "quota");
+  EXPECT_EQ(host_->active()->findings()[0].client(), "domain 5");
 }
 
 // The same when it reads at last.

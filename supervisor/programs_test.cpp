@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "supervisor/launch.h"
+#include "supervisor/notify_receiver_test.h"
 
 namespace bulkhead::supervisor {
 namespace {
@@ -158,6 +159,24 @@ TEST_F(ProgramsTest, ThatWasNotToBlameIsTriedAgain) {
   programs_.commit(900);
   expect(2, 1, 0);
   EXPECT_EQ(programs_.probation_ends_ns(), 900);
+}
+
+// What is kept in the store: no more than is named.
+TEST_F(ProgramsTest, WhatIsGivenUpLeavesTheStore) {
+  const NotifyReceiver receiver;
+  const FdStore store = receiver.connect();
+  Programs programs("thing", store);
+  ASSERT_TRUE(programs.begin(made(1)));
+  ASSERT_TRUE(programs.propose(made(2)));
+  programs.commit(0);
+  ASSERT_TRUE(programs.propose(made(3)));
+  programs.commit(0);
+  for (const char* number : {"1", "2", "3"})
+    EXPECT_EQ(receiver.next()->text, std::string("FDSTORE=1\nFDPOLL=0\nFDNAME=p/thing/") + number);
+  EXPECT_FALSE(receiver.next()) << "the manifest still names it";
+  programs.sweep();
+  EXPECT_EQ(receiver.next()->text, "FDSTOREREMOVE=1\nFDNAME=p/thing/1");
+  EXPECT_FALSE(receiver.next());
 }
 
 TEST_F(ProgramsTest, TheNextCoreKnowsThemAll) {

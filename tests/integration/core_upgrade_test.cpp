@@ -289,6 +289,27 @@ TEST(Upgrade, BothKilledOnProbationIsRebuiltByTheFormerOne) {
   wait_versions(host, "1", "1");
 }
 
+// Going back would take a rebuild then: a standby of the new program is better than none.
+TEST(Upgrade, AFormerProgramThatCannotFollowIsNotWaitedFor) {
+  CoreHost host(kEcho);
+  install(host, "1", "outrun");
+  enable(host);
+  wait_versions(host, "1", "1");
+  EXPECT_EQ(host.ask_surely("echo", "deposit extra 4096"), "ok");
+  install(host, "2");
+  ASSERT_TRUE(upgrade(host).ok());
+  const v1::Component now = wait_versions(host, "2", "2");
+  EXPECT_GT(now.probation_until_unix_ms(), 0);
+  EXPECT_EQ(now.kept_program().version(), "1");
+  // A return that fails leaves things as they are: that program may be able to another time.
+  const grpc::Status status = upgrade(host, "", true);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_THAT(status.error_message(), HasSubstr("goes on"));
+  const v1::Component after = wait_versions(host, "2", "2");
+  EXPECT_EQ(after.active_pid(), now.active_pid());
+  EXPECT_EQ(after.kept_program().version(), "1");
+}
+
 // An exercise says nothing against the new program.
 TEST(Upgrade, AFaultOnPurposeDoesNotEndIt) {
   CoreHost host(kEcho);
@@ -394,6 +415,16 @@ TEST(Upgrade, ProgramsOutliveTheCore) {
             kRounding);
   upgrade_after_all(host, "1", true);
   wait_versions(host, "1", "1");
+}
+
+// The end of a probation is known to the next core.
+TEST(Upgrade, ProbationEndsInTheNextCoreToo) {
+  CoreHost host(std::string(kEcho) + "upgrade = { probation = \"2s\" }\n", "");
+  start(host);
+  install(host, "2");
+  ASSERT_TRUE(upgrade(host).ok());
+  kill_core(host);
+  EXPECT_EQ(wait_versions(host, "2", "2").probation_until_unix_ms(), 0);
 }
 
 // A new program that fails while there is no core is given up by the kernel and the next core.

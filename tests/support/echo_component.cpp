@@ -45,7 +45,8 @@ constexpr const char* kStateItem = "state";
 constexpr std::size_t kStateBytes = 4096;
 
 // What a test has appended to a copy of this program, as its last line: "echo:VERSION:FLAW\n". Flaws: "exits"
-// at once; "unready" never says that it is ready; "crashes", "hangs" when it is asked for the third count.
+// at once; "outrun" does so once custody holds an item "extra"; "unready" never says that it is ready;
+// "crashes", "hangs" when it is asked for the third count.
 struct Variant {
   std::string version = "test";
   std::string flaw;
@@ -226,7 +227,8 @@ class Echo {
 Status run() {
   auto instance = Instance::attach(hello());
   if (!instance) return forward(std::move(instance));
-  if (variant().flaw == "exits") {
+  const bool outrun = variant().flaw == "outrun" && instance->custody("extra") != nullptr;
+  if (variant().flaw == "exits" || outrun) {
     return bulkhead::failure(bulkhead::ErrorKind::kInvalid, "this custody is of another layout");
   }
   const auto* item = instance->custody("lease");

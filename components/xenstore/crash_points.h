@@ -38,6 +38,10 @@ inline CrashPoint kSnapshotPublished{"snapshot-published"};
 inline CrashPoint kJournalReleased{"journal-released"};
 inline CrashPoint kPoisonStruck{"poison-struck"};  // counted against its sender, not yet refused
 inline CrashPoint kCheckpointWritten{"checkpoint-written"};
+inline CrashPoint kFollowForgotten{
+    "follow-forgotten"};  // what the last follower died of is forgotten, not yet a suspect
+inline CrashPoint kFollowRemembered{"follow-remembered"};  // it is a suspect, nothing was executed
+inline CrashPoint kFollowed{"followed"};  // a record was executed, its suspect not yet acquitted
 inline CrashPoint kSalvaged{"salvaged"};  // connections are marked, the journal still holds the damage
 inline CrashPoint kSalvagePublished{"salvage-published"};
 // NOLINTEND(bugprone-throwing-static-initialization,readability-identifier-naming)

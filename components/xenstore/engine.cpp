@@ -115,6 +115,10 @@ std::uint32_t Engine::transactions_of(std::uint32_t domid) const {
   const core::Domain* domain = state_->domains.find(domid);
   return domain == nullptr ? 0 : static_cast<std::uint32_t>(domain->transactions);
 }
+std::optional<std::uint32_t> Engine::domain_of(ConnectionId id) const {
+  const core::Session* session = state_->session(id);
+  return session == nullptr ? std::nullopt : std::optional(session->domid);
+}
 std::uint64_t Engine::fingerprint() const {
   return state_->fingerprint();
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -130,6 +131,8 @@ class Engine {
   // Those that hold for a domain; the global ones if it is unknown. Valid until the next input.
   const Limits& limits_of(std::uint32_t domid) const;
   std::uint32_t transactions_of(std::uint32_t domid) const;  // open ones, of all its connections; O(1)
+  // Whom a connection acts for; nullopt if there is none.
+  std::optional<std::uint32_t> domain_of(ConnectionId id) const;
   // Sorted by domid, then in upstream's order of names.
   std::vector<QuotaRow> quotas(const ServerUsage& usage = {}) const;
 

@@ -80,6 +80,12 @@ void Follower::abandon(const std::string& why) {
   ::_exit(1);
 }
 
+// The record being executed, if any, is not to blame.
+void Follower::end_damaged(const std::string& what) {
+  replica_->quarantine().idle();
+  instance_.end_damaged(what);
+}
+
 void Follower::serve_core() {
   if (auto pumped = instance_.pump([this](const auto& order) { obey(order); }); !pumped) {
     abandon("the core is gone for good (" + pumped.error().message() + "): ending");
@@ -111,7 +117,8 @@ bool Follower::follow() {
     if (!custody) abandon("cannot follow: " + custody.error().message());
     custody_.emplace(std::move(*custody));
     replica_.emplace(*custody_);
-    replica_->on_damage([this](const std::string& what) { instance_.end_damaged(what); });
+    replica_->quarantine().begin(JournalQuarantine::Role::kStandby);
+    replica_->on_damage([this](const std::string& what) { end_damaged(what); });
     // A large snapshot takes longer to load than the core waits for an answer.
     replica_->on_pause([this] { serve_core(); });
   }
@@ -146,21 +153,23 @@ std::size_t Follower::snapshot_share(std::uint64_t followed) {
 // Who is wrong goes: we, to be replaced, or the owner, to be fenced by the core and succeeded by what the
 // replay gave.
 void Follower::obey(const Replica::Verdict& verdict) {
-  if (verdict.wrong == Replica::Verdict::Wrong::kSelf) instance_.end_damaged(verdict.text());
+  if (verdict.wrong == Replica::Verdict::Wrong::kSelf) end_damaged(verdict.text());
   const std::int64_t now = monotonic_ns();
   if (now < next_accusation_ns_) return;
   next_accusation_ns_ = now + kAccusationInterval;
   (void)instance_.accuse_owner(verdict.incarnation, verdict.text());
 }
 
-// The owner knows what the damaged record said: its next snapshot makes the record unnecessary.
+// The owner knows what the record said that is damaged, or that kills who follows: its next snapshot makes
+// the record unnecessary.
 bool Follower::await_snapshot(const Error& damage) {
   const std::int64_t now = monotonic_ns();
   idle_turns_ = 0;
   if (give_up_ns_ == 0) {
     give_up_ns_ = now + kMendPatience;
     custody_->control().snapshot_wanted.store(1);
-    (void)instance_.send_finding("journal", damage.message() + "; waiting for a snapshot past it", "");
+    const char* finding = damage.kind() == ErrorKind::kRefused ? "poison" : "journal";
+    (void)instance_.send_finding(finding, damage.message() + "; waiting for a snapshot past it", "");
   } else if (now > give_up_ns_) {
     abandon("cannot follow: " + damage.message());
   }
@@ -180,7 +189,7 @@ bool Follower::snapshot_due() {
 void Follower::write_snapshot(std::size_t bytes) {
   const bool known = SnapshotStore(*custody_).too_large();
   auto more = snapshot_->step(bytes);
-  if (!more && more.error().kind() != ErrorKind::kExhausted) instance_.end_damaged(more.error().message());
+  if (!more && more.error().kind() != ErrorKind::kExhausted) end_damaged(more.error().message());
   if (!more) {
     next_snapshot_ns_ = monotonic_ns() + kSnapshotRetry;
     if (!known) (void)instance_.send_finding("snapshot", more.error().message(), "");
@@ -191,7 +200,7 @@ void Follower::write_snapshot(std::size_t bytes) {
 void Follower::scrub() {
   if (!replica_) return;
   if (auto sound = scrubber_.turn(replica_->engine(), monotonic_ns()); !sound) {
-    instance_.end_damaged(sound.error().message());
+    end_damaged(sound.error().message());
   }
 }
 

@@ -49,6 +49,7 @@ class Follower {
   int wait_ms();
   void wait(bool busy);
   void abandon(const std::string& why);
+  [[noreturn]] void end_damaged(const std::string& what);
 
   Instance& instance_;
   InstanceFaults faults_;

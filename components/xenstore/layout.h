@@ -14,6 +14,7 @@ inline constexpr std::uint64_t kControlMagic = 0x31747358'6b6c7542;  // "BulkXst
 inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kSnapshotSlots = 3;  // one published, one per possible writer (active, standby)
 inline constexpr std::size_t kSuspects = 8;       // see Control::suspects
+inline constexpr std::size_t kDeadlyRecords = 4;  // see Control::deadly_records
 
 // Chosen when custody is created; a successor with other settings keeps what it finds.
 struct Geometry {
@@ -111,6 +112,13 @@ struct Control {
   // first. Stored before the salvaged state counts.
   std::atomic<std::uint64_t> lost_records;
   std::atomic<std::uint64_t> lost_from;
+
+  // Quarantine of journal records (journal_quarantine.h): what the standby [0] and an owner in its take-over
+  // [1] are executing, position + 1, 0: nothing; and records that such have died of: deaths << 56 |
+  // position + 1, 0: none.
+  // A line of their own: a standby writes there with each record.
+  alignas(64) std::array<std::atomic<std::uint64_t>, 2> following;
+  std::array<std::atomic<std::uint64_t>, kDeadlyRecords> deadly_records;
 };
 
 // Head of a snapshot segment; the data stands at kSnapshotData.

@@ -18,9 +18,12 @@ struct Named {
   Poison poison;
 };
 constexpr std::string_view kPrefix = "/poison/";
-constexpr std::array kPoisons{Named{"crash", Poison::kCrash}, Named{"reply", Poison::kReply},
-                              Named{"hang", Poison::kHang}, Named{"memory", Poison::kMemory},
-                              Named{"connection", Poison::kConnection}};
+constexpr std::array kPoisons{Named{"crash", Poison::kCrash},
+                              Named{"reply", Poison::kReply},
+                              Named{"hang", Poison::kHang},
+                              Named{"memory", Poison::kMemory},
+                              Named{"connection", Poison::kConnection},
+                              Named{"follow", Poison::kFollow}};
 
 void hang() {
   for (;;) ::pause();
@@ -65,6 +68,7 @@ void suffer(Poison poison) {
   switch (poison) {
     case Poison::kNone:
     case Poison::kReply:
+    case Poison::kFollow:
       return;
     case Poison::kCrash:
     case Poison::kConnection:

@@ -3,7 +3,8 @@
 //   poison             requests naming /poison/... kill whoever serves them: /poison/crash, /poison/reply
 //   (while the
 //                      reply is made), /poison/hang, /poison/memory; /poison/connection kills whoever looks
-//                      at the connection it stands in
+//                      at the connection it stands in; /poison/follow, which must change something, kills
+//                      who follows the journal, and not the owner that executed it
 //   as-guest DOMID     clients that connect from now on act for that unprivileged domain, with its quotas and
 //                      permissions: what could a hostile guest do?
 //
@@ -22,7 +23,7 @@
 
 namespace bulkhead::xenstore {
 
-enum class Poison : std::uint8_t { kNone, kCrash, kReply, kHang, kMemory, kConnection };
+enum class Poison : std::uint8_t { kNone, kCrash, kReply, kHang, kMemory, kConnection, kFollow };
 
 // What this request is while the fault `poison` is on.
 Poison poison_of(const Control& control, const Request& request, std::int64_t now_ns);
@@ -30,7 +31,7 @@ Poison poison_of(const Control& control, const Request& request, std::int64_t no
 inline bool poison_armed(const Control& control) {
   return control.poison_until_ns.load(std::memory_order_relaxed) != 0;
 }
-// Does what the poison is named for; returns only for kNone and kReply.
+// Does what the poison is named for; returns only for kNone, kReply and kFollow.
 void suffer(Poison poison);
 
 // The domain of a client that connects now: 0, or the guest's of the fault `as-guest`.

@@ -4,8 +4,12 @@
 #include <cstring>
 #include <vector>
 
+#include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
+#include "components/xenstore/quarantine.h"
+#include "components/xenstore/rehearsal.h"
 #include "components/xenstore/snapshot_store.h"
+#include "runtime/clock.h"
 
 namespace bulkhead::xenstore {
 namespace {
@@ -16,6 +20,19 @@ class Discard : public Output {
   void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
   void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
 };
+
+// What a client asked; nullopt if the record does not hold a request.
+std::optional<Request> request_of(const JournalRecord& record) {
+  const std::span<const std::byte> payload(record.payload);
+  Request request{};
+  if (static_cast<InputKind>(record.kind) != InputKind::kRequest || payload.size() < sizeof request.header)
+    return std::nullopt;
+  std::memcpy(&request.header, payload.data(), sizeof request.header);
+  request.payload = payload.subspan(sizeof request.header);
+  if (request.payload.size() != request.header.length || request.header.length > kMaxPayload)
+    return std::nullopt;
+  return request;
+}
 
 }  // namespace
 
@@ -55,14 +72,13 @@ std::unexpected<Error> Replica::unknown_shape() const {
 
 Status Replica::execute_request(const JournalRecord& record) {
   Discard discard;
-  const std::span<const std::byte> payload(record.payload);
-  Request request{};
-  if (payload.size() < sizeof request.header) return unknown_shape();
-  std::memcpy(&request.header, payload.data(), sizeof request.header);
-  request.payload = payload.subspan(sizeof request.header);
-  if (request.payload.size() != request.header.length || request.header.length > kMaxPayload)
-    return unknown_shape();
-  if (!engine_.execute(record.subject, request, discard).damaged) return {};
+  const auto request = request_of(record);
+  if (!request) return unknown_shape();
+  if (poison_armed(custody_.control()) &&
+      poison_of(custody_.control(), *request, monotonic_ns()) == Poison::kFollow) {
+    std::abort();
+  }
+  if (!engine_.execute(record.subject, *request, discard).damaged) return {};
   return failure(ErrorKind::kFailed, "the state is damaged, found at position " + std::to_string(position_));
 }
 
@@ -116,6 +132,7 @@ Status Replica::compare(const JournalRecord& record) {
 Status Replica::arbitrate(const CheckpointInput& theirs) {
   Replica replay(custody_);
   replay.judges_ = false;
+  replay.quarantine_ = quarantine_;
   replay.stop_at_ = position_;
   replay.pause_ = pause_;
   for (;;) {
@@ -141,6 +158,22 @@ Result<bool> Replica::past_damage(Status damage) {
   return true;
 }
 
+std::unexpected<Error> Replica::deadly_record() const {
+  const auto request = request_of(record_);
+  std::string what = request ? describe(*request) : "kind " + std::to_string(record_.kind);
+  if (const auto domid = engine_.domain_of(record_.subject)) what += " of domain " + std::to_string(*domid);
+  return failure(ErrorKind::kRefused, std::to_string(quarantine_.deaths_at(position_)) +
+                                          " in a row died following the journal at position " +
+                                          std::to_string(position_) + ", which is " + what);
+}
+
+bool Replica::skip_deadly() {
+  if (!quarantine_.deadly(position_) || !custody_.journal().read(position_, record_)) return false;
+  position_ = record_.next;
+  judges_ = false;
+  return true;
+}
+
 Result<bool> Replica::follow_one() {
   if (const std::uint64_t start = custody_.journal().start(); position_ < start) {
     if (auto loaded = load_snapshot(); !loaded) return forward(std::move(loaded));
@@ -155,8 +188,12 @@ Result<bool> Replica::follow_one() {
   if (!read && read.error().kind() == ErrorKind::kNotFound)
     return true;  // overtaken by the writer: load again
   if (!read) return past_damage(std::move(read));
+  if (quarantine_.deadly(position_)) return past_damage(deadly_record());
   const std::uint64_t before = position_;
+  quarantine_.executing(before);
   if (auto done = execute(record_); !done) return forward(std::move(done));
+  kFollowed.pass();
+  quarantine_.survived(before);
   if (position_ != before) return true;  // a replay has taken us further
   position_ = record_.next;
   if (static_cast<InputKind>(record_.kind) != InputKind::kCheckpoint) ++executed_;
@@ -164,6 +201,12 @@ Result<bool> Replica::follow_one() {
 }
 
 Result<bool> Replica::follow(std::uint64_t limit, bool to_checkpoint) {
+  auto more = follow_some(limit, to_checkpoint);
+  quarantine_.idle();
+  return more;
+}
+
+Result<bool> Replica::follow_some(std::uint64_t limit, bool to_checkpoint) {
   for (std::uint64_t done = 0; done < limit; ++done) {
     auto more = follow_one();
     if (!more || !*more) return more;

@@ -10,6 +10,7 @@
 
 #include "components/xenstore/custody.h"
 #include "components/xenstore/engine.h"
+#include "components/xenstore/journal_quarantine.h"
 
 namespace bulkhead::xenstore {
 
@@ -46,7 +47,10 @@ class Replica {
     std::string text() const;
   };
 
-  explicit Replica(Custody& custody) : custody_(custody) {}
+  explicit Replica(Custody& custody) : custody_(custody), quarantine_(custody) {}
+
+  // Call before following in that role.
+  JournalQuarantine& quarantine() { return quarantine_; }
 
   // Called when this replica's own memory turns out to be damaged; not to return. Without it follow() fails.
   void on_damage(Engine::DamageHandler handler);
@@ -61,9 +65,15 @@ class Replica {
 
   // Executes up to `limit` more records. False once the tail is reached. Loads the published snapshot when
   // the journal no longer reaches back far enough.
+  // kRefused: the next record has killed who executed it, again and again (the message says whose it is), and
+  // no snapshot past it has been published yet.
   // With `to_checkpoint`, it also pauses right behind a checkpoint that agreed (then at_checkpoint() is
   // true).
   Result<bool> follow(std::uint64_t limit, bool to_checkpoint = false);
+
+  // After kRefused: goes on behind that record, without it. What follows is not what the owner had any more,
+  // so no checkpoint is compared from here on. False if follow() did not end there.
+  bool skip_deadly();
 
   // The last record executed was a checkpoint, and it agreed.
   bool at_checkpoint() const { return agreed_.position != 0 && agreed_.position == position_; }
@@ -87,13 +97,16 @@ class Replica {
   Status load_snapshot();
   Status execute(const JournalRecord& record);
   Status execute_request(const JournalRecord& record);
+  Result<bool> follow_some(std::uint64_t limit, bool to_checkpoint);
   Result<bool> follow_one();
+  std::unexpected<Error> deadly_record() const;
   Result<bool> past_damage(Status damage);
   Status compare(const JournalRecord& record);
   Status arbitrate(const CheckpointInput& theirs);
   std::unexpected<Error> unknown_shape() const;
 
   Custody& custody_;
+  JournalQuarantine quarantine_;
   Engine::DamageHandler on_damage_;
   Engine engine_;
   std::uint64_t position_ = 0;

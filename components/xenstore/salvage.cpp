@@ -49,13 +49,25 @@ std::optional<std::size_t> load_newest(Custody& custody, Replica& replica, std::
   return std::nullopt;
 }
 
+// Records left out of a replay because they kill.
+struct Skipped {
+  std::uint64_t records = 0;
+  std::uint64_t first = 0;  // position
+};
+
 // As far as the journal gives on. A snapshot older than its beginning stays what it is.
-std::uint64_t replay(Custody& custody, Replica& replica) {
-  if (replica.position() < custody.journal().start()) return replica.position();
+Skipped replay(Custody& custody, Replica& replica, std::string& note) {
+  Skipped skipped;
+  if (replica.position() < custody.journal().start()) return skipped;
   for (;;) {
     auto more = replica.follow(kAll);
     (void)replica.take_verdict();
-    if (!more || !*more) return replica.position();
+    if (more && !*more) return skipped;
+    if (more) continue;
+    const std::uint64_t position = replica.position();
+    if (!replica.skip_deadly()) return skipped;
+    if (skipped.records++ == 0) skipped.first = position;
+    note += ", one record left out (" + more.error().message() + ")";
   }
 }
 
@@ -106,15 +118,16 @@ Result<Salvaged> salvage(Custody& custody, Replica& replica) {
   }
   // The source must neither be written over nor stand in the way of what is published now.
   SnapshotStore(custody).republish(source);
-  result.kept_until = replay(custody, replica);
-  result.lost_records = count_lost(journal, result.kept_until, tail);
+  const Skipped skipped = replay(custody, replica, result.note);
+  result.kept_until = replica.position();
+  result.lost_records = skipped.records + count_lost(journal, result.kept_until, tail);
   // At least: nobody can count what the journal does not hold any more.
   if (result.kept_until < journal.start() || (!source && journal.start() > 0)) ++result.lost_records;
   const std::uint64_t end = std::max(tail, result.kept_until);
   result.note += ", journal up to position " + std::to_string(result.kept_until) + " of " +
                  std::to_string(end) + ", all connections closed";
   Control& control = custody.control();
-  control.lost_from.store(result.kept_until);
+  control.lost_from.store(skipped.records > 0 ? skipped.first : result.kept_until);
   control.lost_records.store(result.lost_records);
   close_connections(connections, replica.engine());
   kSalvaged.pass();

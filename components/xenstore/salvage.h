@@ -19,7 +19,8 @@ struct Salvaged {
 };
 
 // For the owner, when no other instance lives: the newest readable snapshot (published or not) and the
-// journal from there to the damage; nothing behind it, since later records rest on what cannot be read.
+// journal from there to the damage; nothing behind it, since later records rest on what cannot be read. A
+// record that can be read but kills who executes it (journal_quarantine.h) is left out alone.
 // Without any readable snapshot: an empty store and the journal from its beginning. All connections are
 // marked as closing, since nobody knows what they were told. Then a snapshot of that state is published past
 // the journal's end, and the journal begins anew there. `replica` ends up at that position. An instance that

@@ -49,6 +49,7 @@ Server::Server(Instance& instance, const ServerSettings& settings, Custody& cust
 // request is not to blame.
 void Server::end_damaged(const std::string& what) {
   quarantine_.idle();
+  replica_.quarantine().idle();
   spdlog::error("the state is damaged: {}", what);
   instance_.end_damaged(what);
 }
@@ -76,6 +77,7 @@ Status Server::take_over(const Takeover& takeover) {
   std::vector<Quarantine::Condemned> condemned;
   suspects_ = quarantine_.inspect(condemned);
   const std::uint64_t executed_before = replica_.executed();
+  replica_.quarantine().begin(JournalQuarantine::Role::kOwner);
   if (auto followed = follow_journal(); !followed)
     return forward(std::move(followed), "cannot follow the journal");
   kTakeoverReplayed.pass();

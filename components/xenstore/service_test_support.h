@@ -141,8 +141,9 @@ struct Incarnation {
   Executor executor;
 };
 
-// Runs `life` in a child process. True if it was killed (a crash point was hit), false if it came to its end.
-inline bool dies(const std::function<void()>& life) {
+// Runs `life` in a child process. True if it was killed (by default: a crash point was hit), false if it came
+// to its end.
+inline bool dies(const std::function<void()>& life, int signal = SIGKILL) {
   std::fflush(stdout);  // else the child says it again
   const pid_t pid = ::fork();
   if (pid == 0) {
@@ -152,7 +153,7 @@ inline bool dies(const std::function<void()>& life) {
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   if (WIFSIGNALED(status)) {
-    EXPECT_EQ(WTERMSIG(status), SIGKILL);
+    EXPECT_EQ(WTERMSIG(status), signal);
     return true;
   }
   EXPECT_EQ(WEXITSTATUS(status), 0) << "the child failed";

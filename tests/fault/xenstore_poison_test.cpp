@@ -153,6 +153,45 @@ TEST_F(XenstorePoison, OthersGoOnWhilePoisonKeepsComing) {
   }
 }
 
+// The owner executes it well; each standby dies of it in the journal. The third is taken past it.
+TEST_F(XenstorePoison, ARequestThatKillsWhoFollowsIsNotFollowedAThirdTime) {
+  ASSERT_TRUE(bystander_->call(XS_MKDIR, 0, with_nul("/poison")).has_value());
+  ASSERT_TRUE(bystander_->call(XS_SET_PERMS, 0, with_nul("/poison") + with_nul("n5")).has_value());
+  ComponentHost::Instance& owner = *host_->active();
+  ASSERT_TRUE(host_->inject(owner, "as-guest", "5").has_value());
+  host_->ping(owner);  // answered after the order
+  ASSERT_TRUE(host_->wait_until([&] { return owner.vitals().pong == owner.vitals().ping; }));
+  auto guest = sender();
+  const pid_t first = host_->ready_standby()->pid();
+  ASSERT_TRUE(guest->call(XS_WRITE, 0, with_nul("/poison/follow") + "x").has_value());
+  int launched = 0;
+  ASSERT_TRUE(host_->wait_until(
+      [&] {
+        host_->forget_ended();
+        if (host_->living() < 2) {
+          ++launched;
+          if (!host_->launch()) return false;
+        }
+        host_->ping(owner);  // as the core does; its next request would wake it, too
+        const auto* standby = host_->ready_standby();
+        return standby != nullptr && standby->pid() != first;
+      },
+      30'000));
+  EXPECT_EQ(launched, 2) << "the second one dies, the third one does not";
+  ASSERT_EQ(host_->active(), &owner) << "its owner is not to suffer";
+  const auto& findings = host_->ready_standby()->findings();
+  ASSERT_EQ(findings.size(), 1U);
+  EXPECT_EQ(findings[0].finding(), "poison");
+  EXPECT_NE(findings[0].evidence().find("WRITE \"/poison/follow.x\" of domain 5"), std::string::npos)
+      << findings[0].evidence();
+  const pid_t heir = host_->ready_standby()->pid();
+  host_->kill(owner);
+  ASSERT_TRUE(
+      host_->wait_until([&] { return host_->active() != nullptr && host_->active()->pid() == heir; }));
+  EXPECT_EQ(guest->call(XS_READ, 0, with_nul("/poison/follow")), "x");
+  expect_bystander_unharmed();
+}
+
 // The owner dies between counting it against the sender and refusing it: its successor counts it no second
 // time.
 TEST_F(XenstorePoison, DiesWhileItIsRefused) {

@@ -17,3 +17,7 @@ target_compile_definitions(bulkhead-xenstored-next PRIVATE BULKHEAD_VERSION="nex
 
 bulkhead_test(xenstore_product_test SOURCES xenstore_product_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
 add_dependencies(xenstore_product_test bulkheadd bulkhead-api bulkhead-xenstored bulkhead-xenstored-next fd_store_host xs-load)
+
+bulkhead_test(xenstore_reconcile_test SOURCES xenstore_reconcile_test.cpp
+  DEPS bulkhead_core_host bulkhead_xs_client LABEL integration TIMEOUT 120)
+add_dependencies(xenstore_reconcile_test bulkheadd bulkhead-api bulkhead-xenstored fd_store_host)

@@ -1,6 +1,5 @@
 // The product as an operator has it: bulkheadd with the real xenstore service, faults through the API, a
 // checking load that notices whatever is lost, repeated, torn or out of order.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -12,7 +11,6 @@
 #include <fstream>
 #include <thread>
 
-#include "runtime/unique_fd.h"
 #include "tests/integration/core_host.h"
 
 namespace bulkhead::test {
@@ -159,43 +157,6 @@ TEST(XenstoreProduct, FlippedBitsOfAnIdleService) {
              i.finding() == "integrity";
     });
   }
-}
-
-// A memfd of the process, by its name.
-UniqueFd memfd_of(std::int64_t pid, const std::string& name) {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
-    std::error_code gone;
-    const auto target = std::filesystem::read_symlink(entry.path(), gone);
-    if (!gone && target.string().starts_with("/memfd:" + name)) {
-      return UniqueFd(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
-    }
-  }
-  return {};
-}
-
-// The journal is damaged and both die before anybody wrote a snapshot past it: starting again fails for that
-// reason, once more, and only then goes on with what can be read. The incident says what is lost.
-TEST(XenstoreProduct, DamagedJournalIsTheLossyStepsAndSaysSo) {
-  CoreHost host(kXenstore);
-  const v1::Component before = host.wait_complete("xenstore");
-  const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
-  ASSERT_TRUE(journal.valid());
-  const std::uint8_t nonsense = 0xff;
-  ASSERT_EQ(::pwrite(journal.get(), &nonsense, 1, 4096 + 5), 1);  // in the first record, which is needed
-  ::kill(static_cast<pid_t>(before.standby_pid()), SIGKILL);
-  ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);
-  const v1::Incident incident =
-      host.wait_incident("xenstore", "closed with a loss",
-                         [](const v1::Incident& i) { return i.outcome() == "recovered" && i.lost() > 0; });
-  EXPECT_THAT(incident.evidence(), ::testing::HasSubstr("journal damaged at position 0"));
-  const auto& steps = incident.steps();
-  const auto step = [&](const std::string& name) {
-    return std::find_if(steps.begin(), steps.end(), [&](const auto& text) { return text.starts_with(name); });
-  };
-  EXPECT_NE(step("rebuild"), steps.end());
-  EXPECT_NE(step("reconcile"), steps.end());
-  EXPECT_LT(step("rebuild") - steps.begin(), step("reconcile") - steps.begin());
-  host.wait_complete("xenstore");  // a new standby can follow
 }
 
 // A call may end as unavailable (docs/api.md): then it is asked again.

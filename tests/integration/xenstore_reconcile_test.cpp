@@ -1,0 +1,95 @@
+// Custody is damaged, or cannot be executed again, and nobody lives who knows better: what can be read goes
+// on, the rest is said to be lost.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "runtime/unique_fd.h"
+#include "tests/integration/core_host.h"
+#include "tests/support/xs_client.h"
+
+namespace bulkhead::test {
+namespace {
+
+constexpr const char* kXenstore = R"(
+[components.xenstore]
+program = "@BIN@/bulkhead-xenstored"
+standby = true
+socket = "@DIR@/xenstore.sock"
+ring_entries = 1024
+restart = { backoff_initial = "10ms", backoff_max = "50ms", hand_over_budget = 1000, budget = 1000 }
+)";
+
+// A memfd of the process, by its name.
+UniqueFd memfd_of(std::int64_t pid, const std::string& name) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code gone;
+    const auto target = std::filesystem::read_symlink(entry.path(), gone);
+    if (!gone && target.string().starts_with("/memfd:" + name)) {
+      return UniqueFd(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
+    }
+  }
+  return {};
+}
+
+// The journal is damaged and both die before anybody wrote a snapshot past it: starting again fails for that
+// reason, once more, and only then goes on with what can be read. The incident says what is lost.
+TEST(XenstoreReconcile, DamagedJournalIsTheLossyStepsAndSaysSo) {
+  CoreHost host(kXenstore);
+  const v1::Component before = host.wait_complete("xenstore");
+  const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
+  ASSERT_TRUE(journal.valid());
+  const std::uint8_t nonsense = 0xff;
+  ASSERT_EQ(::pwrite(journal.get(), &nonsense, 1, 4096 + 5), 1);  // in the first record, which is needed
+  ::kill(static_cast<pid_t>(before.standby_pid()), SIGKILL);
+  ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);
+  const v1::Incident incident =
+      host.wait_incident("xenstore", "closed with a loss",
+                         [](const v1::Incident& i) { return i.outcome() == "recovered" && i.lost() > 0; });
+  EXPECT_THAT(incident.evidence(), ::testing::HasSubstr("journal damaged at position 0"));
+  const auto& steps = incident.steps();
+  const auto step = [&](const std::string& name) {
+    return std::find_if(steps.begin(), steps.end(), [&](const auto& text) { return text.starts_with(name); });
+  };
+  EXPECT_NE(step("rebuild"), steps.end());
+  EXPECT_NE(step("reconcile"), steps.end());
+  EXPECT_LT(step("rebuild") - steps.begin(), step("reconcile") - steps.begin());
+  host.wait_complete("xenstore");  // a new standby can follow
+}
+
+// The owner has executed a request and dies before anybody else has; whoever executes it again dies of it,
+// the standby and each owner in its take-over. One request is given up, and nothing else.
+TEST(XenstoreReconcile, ARequestThatKillsWhoFollowsIsLeftOutAndSaidSo) {
+  CoreHost host(kXenstore);
+  host.wait_complete("xenstore");
+  const auto connect = [&](const char* name, xs::AnomalyLog& log) {
+    auto socket = xs::XsClient::connect(host.path("xenstore.sock"));
+    EXPECT_TRUE(socket.has_value());
+    return xs::XsClient(std::move(*socket), name, log);
+  };
+  xs::AnomalyLog log;
+  xs::XsClient sender = connect("sender", log);
+  ASSERT_TRUE(sender.call(XS_WRITE, 0, std::string("/kept\0value", 11)).has_value());
+  ASSERT_TRUE(host.inject("xenstore", "poison").ok());
+  ASSERT_TRUE(
+      host.inject("xenstore", "crash-at", "send-queued").ok());  // behind the commit, before the answer
+  EXPECT_FALSE(sender.call(XS_WRITE, 0, std::string("/poison/follow\0x", 16)).has_value());
+  const v1::Incident incident =
+      host.wait_incident("xenstore", "closed with a loss",
+                         [](const v1::Incident& i) { return i.outcome() == "recovered" && i.lost() > 0; });
+  EXPECT_EQ(incident.lost(), 1U);
+  EXPECT_THAT(incident.evidence(), ::testing::HasSubstr("died following the journal"));
+  EXPECT_THAT(incident.evidence(), ::testing::HasSubstr("WRITE \"/poison/follow.x\" of domain 0"));
+  host.wait_complete("xenstore");
+  xs::XsClient after = connect("after", log);
+  EXPECT_EQ(after.call(XS_READ, 0, std::string("/kept\0", 6)), "value");
+  EXPECT_FALSE(after.call(XS_READ, 0, std::string("/poison/follow\0", 15)).has_value());
+}
+
+}  // namespace
+}  // namespace bulkhead::test

@@ -81,6 +81,11 @@ std::uint32_t History::uses(Rung rung, std::int64_t now_ns, std::int64_t window_
       times.begin(), times.end(), [&](std::int64_t time) { return now_ns - time < window_ns; }));
 }
 
+std::int64_t History::last(Rung rung) const {
+  const auto& times = uses_[index(rung)];
+  return times.empty() ? 0 : times.back();
+}
+
 void History::clear() {
   for (auto& times : uses_) times.clear();
 }

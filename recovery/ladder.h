@@ -39,6 +39,8 @@ class History {
  public:
   void record(Rung rung, std::int64_t now_ns, const LadderPolicy& policy);
   std::uint32_t uses(Rung rung, std::int64_t now_ns, std::int64_t window_ns) const;
+  // The latest use; 0: none is remembered.
+  std::int64_t last(Rung rung) const;
   void clear();
 
  private:

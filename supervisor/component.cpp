@@ -389,6 +389,7 @@ manifest::v1::Component Component::record() const {
   out.set_growth_factor(rejuvenation_.factor());
   if (outage_.is_open()) *out.mutable_outage() = outage_.record();
   if (standby_failures_.is_open()) *out.mutable_standby_outage() = standby_failures_.record();
+  record_ladder(*out.mutable_ladder());
   return out;
 }
 

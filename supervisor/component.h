@@ -242,6 +242,8 @@ class Component {
   void attribute(Cause& cause, std::uint64_t instance) const;
   void yielded(const Instance& instance);
   Event decide(Event otherwise, bool standby_present);
+  void record_ladder(manifest::v1::Ladder& out) const;
+  void restore_ladder(const manifest::v1::Ladder& record);
   std::int64_t patience_with(std::uint64_t id);
   void on_end(Instance& instance);
   void reap(std::uint64_t id);

@@ -5,12 +5,15 @@
 #include <utility>
 
 #include "runtime/clock.h"
+#include "runtime/crash_point.h"
 #include "supervisor/component.h"
 #include "supervisor/priority.h"
 #include "supervisor/text.h"
 
 namespace bulkhead::supervisor {
 namespace {
+
+CrashPoint damage_heard{"core-damage-heard"};
 
 constexpr std::int64_t kQueryDeadline = 2 * kSecond;
 constexpr std::size_t kMaxQueries = 64;
@@ -184,6 +187,7 @@ void Component::on_instance_finding(Instance& from, const contract::Finding& fin
     // It ends by itself; the ladder is asked then.
     const std::int64_t now = services_.loop.now();
     custody_damaged_ = true;
+    damage_heard.pass();
     from.finding = {bounded(finding.finding()), monitors::Severity::kFailed, bounded(finding.evidence()), now,
                     now};
   }

@@ -15,6 +15,7 @@ using recovery::Rung;
 
 CrashPoint exit_before_handling{"core-exit-before-handling"};
 CrashPoint exit_after_handling{"core-exit-after-handling"};
+CrashPoint reconcile_decided{"core-reconcile-decided"};
 
 // A successor takes over by itself and is answering what its clients have waited for, perhaps on this CPU: so
 // long the books and the next standby can wait.
@@ -101,6 +102,21 @@ void Component::yielded(const Instance& instance) {
   }
 }
 
+// Of the history, what a damaged custody is judged by.
+void Component::record_ladder(manifest::v1::Ladder& out) const {
+  out.set_custody_damaged(custody_damaged_);
+  out.set_reconciling(reconciling_);
+  out.set_rebuilt_ns(history_.last(Rung::kRebuild));
+  out.set_reconciled_ns(history_.last(Rung::kReconcile));
+}
+
+void Component::restore_ladder(const manifest::v1::Ladder& record) {
+  custody_damaged_ = record.custody_damaged();
+  reconciling_ = record.reconciling();
+  if (record.rebuilt_ns() != 0) history_.record(Rung::kRebuild, record.rebuilt_ns(), ladder_policy());
+  if (record.reconciled_ns() != 0) history_.record(Rung::kReconcile, record.reconciled_ns(), ladder_policy());
+}
+
 // Asks the ladder and returns the event for what it says: `otherwise` if that is what would happen anyway.
 Event Component::decide(Event otherwise, bool standby_present) {
   const recovery::Situation situation{standby_present, false, why_.deliberate, custody_damaged_};
@@ -109,6 +125,7 @@ Event Component::decide(Event otherwise, bool standby_present) {
                         std::string(name_of(step_->rung)) + ": " + step_->why);
   return_after_failure(standby_present && step_->rung == Rung::kHandOver);
   reconciling_ = step_->rung == Rung::kReconcile;
+  if (reconciling_) reconcile_decided.pass();
   if (step_->rung == Rung::kIsolate) return Event::kBudgetExhausted;
   if (!standby_present || step_->rung == Rung::kHandOver) return otherwise;
   return Event::kRebuildRequired;

@@ -255,6 +255,7 @@ void Component::adopt(const manifest::v1::Component& record) {
   if (record.has_outage()) outage_.restore(record.outage());
   if (record.has_standby_outage()) standby_failures_.restore(record.standby_outage());
   rejuvenation_.restore(record.growth_factor());
+  restore_ladder(record.ladder());
   was_stopping_ = record.state() == v1::STATE_STOPPING;
 }
 

@@ -1,5 +1,5 @@
 // Custody is damaged, or cannot be executed again, and nobody lives who knows better: what can be read goes
-// on, the rest is said to be lost.
+// on, the rest is said to be lost; and the core may die in the middle of it.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -90,6 +90,48 @@ TEST(XenstoreReconcile, ARequestThatKillsWhoFollowsIsLeftOutAndSaidSo) {
   EXPECT_EQ(after.call(XS_READ, 0, std::string("/kept\0", 6)), "value");
   EXPECT_FALSE(after.call(XS_READ, 0, std::string("/poison/follow\0", 15)).has_value());
 }
+
+// ---- the core dies meanwhile ----
+
+// Steps of one kind that the incident with a loss names.
+std::ptrdiff_t steps(const v1::Incident& incident, const std::string& name) {
+  return std::ranges::count_if(incident.steps(), [&](const auto& step) { return step.starts_with(name); });
+}
+
+class ReconcileCrashPoint : public ::testing::TestWithParam<const char*> {};
+
+// The next core goes on where this one was: it neither tries again what has failed twice nor gives up twice.
+TEST_P(ReconcileCrashPoint, TheNextCoreKnowsWhatIsNext) {
+  CoreHost host(kXenstore, GetParam());
+  const v1::Component before = host.wait_complete("xenstore");
+  const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
+  ASSERT_TRUE(journal.valid());
+  const std::uint8_t nonsense = 0xff;
+  ASSERT_EQ(::pwrite(journal.get(), &nonsense, 1, 4096 + 5), 1);
+  ::kill(static_cast<pid_t>(before.standby_pid()), SIGKILL);
+  ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);
+  if (*GetParam() != '\0') host.wait_for_run(2);
+  const v1::Incident incident =
+      host.wait_incident("xenstore", "closed with a loss",
+                         [](const v1::Incident& i) { return i.outcome() == "recovered" && i.lost() > 0; });
+  EXPECT_EQ(steps(incident, "reconcile"), 1) << incident.DebugString();
+  // Killed; damaged, said once. A second time it is the next step's turn.
+  EXPECT_LE(steps(incident, "rebuild"), 2) << incident.DebugString();
+  host.wait_complete("xenstore");
+  EXPECT_EQ(host.core_runs(), *GetParam() != '\0' ? 2 : 1);
+}
+
+// Owner, edge and standby are started first, then one that finds the damage, another one, and the one that
+// goes on.
+INSTANTIATE_TEST_SUITE_P(All, ReconcileCrashPoint,
+                         ::testing::Values("", "core-damage-heard:1", "core-damage-heard:2",
+                                           "core-reconcile-decided:1", "core-launch-intent:6",
+                                           "core-launch-started:6", "core-launch-recorded:6"),
+                         [](const auto& instance) {
+                           std::string name = instance.param;
+                           std::erase_if(name, [](unsigned char c) { return std::isalnum(c) == 0; });
+                           return name.empty() ? "nowhere" : name;
+                         });
 
 }  // namespace
 }  // namespace bulkhead::test

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
 
 namespace bulkhead::xenstore {
@@ -41,7 +42,10 @@ void Connections::prepare(std::uint32_t index) {
   for (auto* offset : {&s.received, &s.parsed, &s.produced, &s.sent, &s.in_base, &s.out_base, &s.boundary})
     offset->store(0);
   s.strikes.store(0);
-  if (index >= control_.slots_used.load()) control_.slots_used.store(index + 1);
+  if (index >= control_.slots_used.load()) {
+    kSlotPrepared.pass();
+    control_.slots_used.store(index + 1);
+  }
   s.end_of_input.store(0);
   s.overflowed.store(0);
   s.domid = 0;

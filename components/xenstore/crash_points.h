@@ -30,6 +30,10 @@ inline CrashPoint kSendCompleted{"send-completed"};  // completion seen, not yet
 inline CrashPoint kSendCounted{"send-counted"};      // counted, completion not yet taken
 inline CrashPoint kAcceptCompleted{"accept-completed"};
 inline CrashPoint kAcceptCommitted{"accept-committed"};
+inline CrashPoint kSlotPrepared{"slot-prepared"};  // a slot's first use: it is not among those used yet
+inline CrashPoint kBoundaryBehind{
+    "boundary-behind"};                             // of a guest: sent is counted, its boundary is not moved
+inline CrashPoint kFaultHalfSet{"fault-half-set"};  // as-guest: whom for is known, until when is not
 inline CrashPoint kCloseCommitted{"close-committed"};
 inline CrashPoint kCloseCompleted{"close-completed"};
 inline CrashPoint kSnapshotBegun{"snapshot-begun"};

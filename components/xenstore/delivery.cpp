@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
 
 namespace bulkhead::xenstore {
@@ -44,6 +45,8 @@ void Delivery::sent(std::uint32_t index) {
     count(index, header, ~std::uint32_t{0});  // one less
     boundary = end;
   }
+  if (boundary == slot.boundary.load(std::memory_order_relaxed)) return;
+  kBoundaryBehind.pass();
   slot.boundary.store(boundary);
 }
 

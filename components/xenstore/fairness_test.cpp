@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "components/xenstore/crash_points.h"
 #include "components/xenstore/delivery.h"
 #include "components/xenstore/run_queue.h"
 #include "components/xenstore/service_test_support.h"
@@ -146,6 +147,23 @@ TEST_F(DeliveryTest, ASuccessorFindsTheBoundary) {
   process_.connections.set_sent(1, 19);
   Incarnation next(store_);
   next.take_over();
+  Delivery counted(next.connections);
+  counted.opened(1);
+  EXPECT_EQ(counts(counted.of_connection(1)), "0,1");
+  EXPECT_EQ(next.connections.slot(1).boundary.load(), 19U);
+}
+
+// The same by dying there.
+TEST_F(DeliveryTest, DiesBeforeTheBoundaryMoves) {
+  call(1, kWatch, "/x|t|");
+  EXPECT_TRUE(dies([&] {
+    EXPECT_TRUE(CrashPoint::arm("boundary-behind"));
+    read_bytes(1, 19);
+  }));
+  Incarnation next(store_);
+  next.take_over();
+  EXPECT_EQ(next.connections.slot(1).sent.load(), 19U);
+  EXPECT_EQ(next.connections.slot(1).boundary.load(), 0U);
   Delivery counted(next.connections);
   counted.opened(1);
   EXPECT_EQ(counts(counted.of_connection(1)), "0,1");

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
 #include "runtime/clock.h"
 
@@ -47,6 +48,7 @@ Status begin_as_guest(Control& control, const std::string& argument, std::int64_
                                             std::to_string(kFirstReservedDomain - 1) + ")");
   }
   control.guest_domid.store(domid);
+  kFaultHalfSet.pass();
   control.guest_until_ns.store(expires_ns);
   return {};
 }

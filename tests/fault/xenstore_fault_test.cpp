@@ -288,6 +288,68 @@ TEST_F(XenstoreFault, StateTooLargeForASnapshot) {
   EXPECT_EQ(log.total(), 0U) << ::testing::PrintToString(log.described());
 }
 
+// Points that a load of domain 0's old clients does not pass. Each is hit, and what was under way comes to
+// its end.
+TEST_F(XenstoreFault, WhereOnlyNewcomersAndGuestsPass) {
+  start();
+  xs::AnomalyLog log;
+  std::vector<std::unique_ptr<xs::XsClient>> clients;
+  const auto connect = [&]() -> xs::XsClient& {
+    auto socket = xs::XsClient::connect(host_->socket_path());
+    EXPECT_TRUE(socket.has_value());
+    return *clients.emplace_back(std::make_unique<xs::XsClient>(std::move(*socket), "client", log));
+  };
+  const auto complete = [&] {
+    ASSERT_TRUE(host_->wait_until([&] {
+      host_->forget_ended();
+      if (host_->living() < 2 && !host_->launch()) return false;
+      return host_->active() != nullptr && host_->ready_standby() != nullptr;
+    }));
+  };
+  const auto order = [&](const std::string& kind, const std::string& argument) {
+    ComponentHost::Instance& active = *host_->active();
+    ASSERT_TRUE(host_->inject(active, kind, argument).has_value());
+    host_->ping(active);  // answered after the order, if it lives
+    ASSERT_TRUE(
+        host_->wait_until([&] { return active.vitals().pong == active.vitals().ping || active.ended(); }));
+  };
+  // As whom a newcomer acts: only domain 0 may write here.
+  const auto is_privileged = [&] {
+    return connect().call(XS_WRITE, 0, std::string("/of-domain-0\0x", 14)).has_value();
+  };
+  const auto died = [&](pid_t owner) {
+    return host_->wait_until([&] { return host_->active() != nullptr && host_->active()->pid() != owner; });
+  };
+  for (int round = 0; round < 3; ++round) {
+    SCOPED_TRACE(round);
+    complete();
+    pid_t owner = host_->active()->pid();
+    order("crash-at", "slot-prepared");
+    EXPECT_TRUE(is_privileged()) << "a newcomer is served by the successor";
+    EXPECT_TRUE(died(owner));
+
+    complete();
+    owner = host_->active()->pid();
+    order("crash-at", "fault-half-set");
+    order("as-guest", "5");
+    EXPECT_TRUE(died(owner));
+    EXPECT_TRUE(is_privileged()) << "the fault was not injected";
+    order("as-guest", "5");
+    EXPECT_FALSE(is_privileged());
+
+    complete();
+    owner = host_->active()->pid();
+    xs::XsClient& guest = connect();
+    order("crash-at", "boundary-behind");
+    for (int i = 0; i < 50; ++i)  // more than its quota of replies not read
+      EXPECT_EQ(guest.call(XS_GET_DOMAIN_PATH, 0, std::string("5\0", 2)),
+                std::string("/local/domain/5\0", 16));
+    EXPECT_TRUE(died(owner));
+    ASSERT_TRUE(host_->inject(*host_->active(), "as-guest", "5", -1).has_value());  // over at once
+  }
+  EXPECT_EQ(log.total(), 0U) << ::testing::PrintToString(log.described());
+}
+
 // Every named crash point, in the instance that passes it: each must really be hit, some at several passes.
 TEST_F(XenstoreFault, EveryCrashPoint) {
   start({{"journal_bytes", "4194304"}});
@@ -305,6 +367,8 @@ TEST_F(XenstoreFault, EveryCrashPoint) {
   std::erase_if(points, [](const std::string& point) {
     return point.starts_with("follow-");  // before a standby hears of faults: journal_quarantine_test.cpp
   });
+  for (const char* point : {"slot-prepared", "boundary-behind", "fault-half-set"})
+    std::erase(points, point);  // passed by newcomers and guests only: WhereOnlyNewcomersAndGuestsPass
   ASSERT_GT(points.size(), 20U);
   std::size_t next = 0;
   std::map<std::string, int> struck;

@@ -170,6 +170,35 @@ Status transactions(const Hostility& how) {
   }
 }
 
+// Transactions as big as a guest's quota allows, as many at once as it may have, all of them in conflict: one
+// is committed, then its nodes are removed, the others fail or are aborted.
+Status giant_transactions(const Hostility& how) {
+  constexpr int kAtOnce = 10;
+  Result<Wire> wire = Wire::connect(how.socket);
+  if (!wire) return forward(std::move(wire));
+  how.ready();
+  for (;;) {
+    std::vector<std::uint32_t> open;
+    for (int i = 0; i < kAtOnce; ++i) {
+      auto started = wire->call(XS_TRANSACTION_START, 0, path_payload(""));
+      if (!started) return forward(std::move(started));
+      open.push_back(static_cast<std::uint32_t>(std::stoul(*started)));
+    }
+    auto written = all(*wire, how.size * open.size(), true, [&](Wire& to, std::uint64_t i) {
+      to.queue(XS_WRITE, open[i % open.size()],
+               write_payload(place("/giant/" + std::to_string(i / open.size())), std::to_string(i)));
+    });
+    if (!written) return written;
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      auto done = wire->call(XS_TRANSACTION_END, open[i], path_payload(i % 3 == 2 ? "F" : "T"));
+      if (!done && done.error().kind() == ErrorKind::kDisconnected) return forward(std::move(done));
+    }
+    if (auto removed = wire->call(XS_RM, 0, path_payload(place("/giant"))); !removed)
+      return forward(std::move(removed));
+    how.operations->fetch_add((how.size + 2) * open.size() + 1, std::memory_order_relaxed);
+  }
+}
+
 // Never reads, has watches and asks for more; another one fires them. Comes back when it is cut off.
 Status never_reads(const Hostility& how) {
   Result<Wire> writer = Wire::connect(how.socket);
@@ -269,6 +298,8 @@ const std::vector<NeighbourKind>& neighbour_kinds() {
       {"subtree", "makes and removes a subtree of SIZE nodes", 50000, subtree},
       {"watches", "SIZE watches on one node, and writes to it", 1000, watches},
       {"transactions", "transactions of SIZE nodes; every other one conflicts", 2000, transactions},
+      {"giant-transactions", "ten transactions of SIZE nodes at once, committed, aborted, in conflict", 1000,
+       giant_transactions},
       {"never-reads", "SIZE watches that fire all the time; their owner never reads", 100, never_reads},
       {"half", "SIZE connections that stop in the middle of a message", 200, half_messages},
       {"storm", "connects and goes, SIZE at a time", 50, storm},

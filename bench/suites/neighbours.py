@@ -10,7 +10,7 @@ import subprocess
 
 from . import common, product, xenstore
 
-KINDS = ("spin", "reads", "writes", "directory", "deep", "subtree", "watches", "transactions", "never-reads", "half", "storm")
+KINDS = ("spin", "reads", "writes", "directory", "deep", "subtree", "watches", "transactions", "giant-transactions", "never-reads", "half", "storm")
 TARGET = 3.0  # times the p99 alone
 OURS, C = "bulkhead", "xenstored (C)"
 # Where the C xenstored takes minutes to build what the neighbour wants, it gets a smaller one.

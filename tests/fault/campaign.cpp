@@ -3,6 +3,7 @@
 #include <toml++/toml.h>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <filesystem>
 #include <set>
 
@@ -62,15 +63,26 @@ class Table {
     }
   }
 
+  // "900* WRITE x": 900 times.
   void requests(const std::string& key, std::vector<std::string>& to) {
-    get(key, to);
-    for (const std::string& text : to) {
+    std::vector<std::string> texts;
+    get(key, texts);
+    for (std::string& text : texts) {
+      std::size_t times = 1;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), times);
+      if (error == std::errc() && times <= kMostTimes && std::string_view(end).starts_with("* ")) {
+        text.erase(0, static_cast<std::size_t>(end - text.data()) + 2);
+      } else {
+        times = 1;
+      }
       if (Status good = xs::check_request(text); !good) complain(*find(key), good.error().message());
+      to.insert(to.end(), times, text);
     }
   }
 
  private:
   using Child = Table;
+  static constexpr std::size_t kMostTimes = 10'000;
 
   void take(const toml::node& node, const std::string& key, std::string& to) {
     if (!node.is_string()) return complain(node, key + " must be a text");

@@ -59,7 +59,21 @@ TEST(CampaignFile, SaysWhereItIsWrong) {
   EXPECT_EQ(complaint("[[attack]]\nbehaviour = 'resets'\n[[attack]]\n"),
             ":1: resets must be the last attack");
   EXPECT_EQ(complaint("attack = 3\n"), ":3: attack must be a table");
+  EXPECT_EQ(complaint("[[attack]]\nrepeat = ['3* REED /']\n"),
+            ":4: \"REED /\" does not begin with a request's type");
+  EXPECT_NE(complaint("[[attack]]\nrepeat = ['0x* READ /']\n"), "");
   EXPECT_NE(complaint("[load\n").find(":3: "), std::string::npos);
+}
+
+TEST(CampaignFile, ARequestManyTimesIsWrittenOnce) {
+  const std::string file =
+      std::filesystem::temp_directory_path() / ("campaign-" + std::to_string(::getpid()));
+  std::ofstream(file) << "what = 'w'\nclasses = ['c']\n[[attack]]\nrepeat = ['READ a', '3* WRITE 2* b']\n";
+  const auto campaign = read_campaign(file);
+  std::filesystem::remove(file);
+  ASSERT_TRUE(campaign.has_value()) << campaign.error().message();
+  EXPECT_EQ(campaign->attacks[0].script.repeat,
+            (std::vector<std::string>{"READ a", "WRITE 2* b", "WRITE 2* b", "WRITE 2* b"}));
 }
 
 TEST(CampaignFile, RequestsAreSpelledOut) {

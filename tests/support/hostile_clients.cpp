@@ -200,7 +200,9 @@ void HostileClients::fill_requests(Link& link) {
   const std::uint64_t answered = link.socket.replies() - link.first_reply;
   if (link.begins && link.made == answered) link.transaction = number_in(link.socket.last_reply());
   const bool reads = script_.reads == Reading::kAlways;
-  while (link.made < wanted() && link.socket.unsent() < kAhead &&
+  // What follows the beginning of a transaction may be meant for it.
+  const auto knows_transaction = [&] { return !reads || !link.begins || link.made == answered; };
+  while (link.made < wanted() && link.socket.unsent() < kAhead && knows_transaction() &&
          (!reads || link.made < answered + script_.in_flight)) {
     const bool first = link.made < beginning();
     const auto& from = first ? script_.begin : script_.repeat;

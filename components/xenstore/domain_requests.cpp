@@ -1,4 +1,6 @@
 // INTRODUCE, RELEASE, RESUME, SET_TARGET, GET_DOMAIN_PATH, IS_DOMAIN_INTRODUCED.
+#include <charconv>
+#include <optional>
 #include <vector>
 
 #include "components/xenstore/events.h"
@@ -11,6 +13,14 @@ namespace {
 std::uint32_t parse_domid(std::string_view text) {
   std::int64_t number = leading_number(text);
   return number < 0 || number > 0xFFFFFFFF ? 0xFFFFFFFF : static_cast<std::uint32_t>(number);
+}
+
+// Digits and nothing else, at most what a domid's type can hold.
+std::optional<std::uint32_t> exact_domid(std::string_view text) {
+  std::uint16_t domid = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), domid);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return domid;
 }
 
 Domain* find_introduced(const State& state, std::uint32_t domid) {
@@ -145,8 +155,12 @@ ErrorCode handle_resume(Call& call) {
 ErrorCode handle_set_target(Call& call) {
   if (count_arguments(call.payload) < 2) return ErrorCode::kInvalid;
   std::string_view rest = call.payload;
-  Domain* domain = find_introduced(call.state, parse_domid(take_argument(rest).value_or("")));
-  Domain* target = find_introduced(call.state, parse_domid(take_argument(rest).value_or("")));
+  // A target lends its rights: what is no number must not pass for domain 0.
+  const auto of = exact_domid(take_argument(rest).value_or(""));
+  const auto to = exact_domid(take_argument(rest).value_or(""));
+  if (!of || !to) return ErrorCode::kInvalid;
+  Domain* domain = find_introduced(call.state, *of);
+  Domain* target = find_introduced(call.state, *to);
   if (domain == nullptr || target == nullptr) return ErrorCode::kNoEntry;
   domain->target = target->domid;
   call.mutated = true;

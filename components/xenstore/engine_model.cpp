@@ -910,8 +910,14 @@ Model::Code Model::release(View& view) {
 Model::Code Model::set_target(View& view) {
   if (count_arguments(view.payload) < 2) return Code::kInvalid;
   std::string_view rest = view.payload;
-  std::uint32_t domid = domid_of(*take_argument(rest));
-  std::uint32_t target = domid_of(*take_argument(rest));
+  std::string_view first = *take_argument(rest);
+  std::string_view second = *take_argument(rest);
+  for (std::string_view text : {first, second}) {
+    if (text.empty() || text.find_first_not_of("0123456789") != text.npos || leading_number(text) > 65535)
+      return Code::kInvalid;
+  }
+  std::uint32_t domid = domid_of(first);
+  std::uint32_t target = domid_of(second);
   if (!introduced(domid) || !introduced(target)) return Code::kNoEntry;
   domains_[domid].target = target;
   ok(view.out, kSetTarget);

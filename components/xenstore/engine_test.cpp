@@ -197,6 +197,9 @@ TEST(Permissions, ATargetLendsItsRights) {
   s.call(0, kSetPerms, "/b|n0|r1|");
   EXPECT_EQ(s.read(2, "/a"), "EACCES");
   EXPECT_EQ(s.call(0, kSetTarget, "2|3|"), "ENOENT");
+  for (const char* wrong : {"2|x|", "2||", "2|1x|", "2|+1|", "2| 1|", "2|-1|", "2|65536|", "x|1|", "|1|"}) {
+    EXPECT_EQ(s.call(0, kSetTarget, wrong), "EINVAL") << wrong;
+  }
   EXPECT_EQ(s.call(0, kSetTarget, "2|1|"), "OK|");
   EXPECT_EQ(s.write(2, "/a", "x"), "OK|");
   EXPECT_EQ(s.read(2, "/b"), "w");
@@ -326,6 +329,24 @@ TEST(Watches, EventsComeInTheOrderOfRegistration) {
   s.call(0, kWatch, "/a|3|");
   s.write(0, "/a/b", "");
   EXPECT_THAT(s.events, ElementsAre("event:0:/a/b|1|", "event:0:/a/b|2|", "event:0:/a/b|3|"));
+}
+
+// Of many on one path, each is the one that its connection, token and path say.
+TEST(Watches, ManyOnOnePathAreToldApart) {
+  Store s;
+  constexpr int kMany = 2000;
+  const auto payload = [](int i) { return "/a|" + std::to_string(i) + "|"; };
+  for (int i = 0; i < kMany; ++i) ASSERT_EQ(s.call(0, kWatch, payload(i)), "OK|");
+  for (int i = 0; i < kMany; ++i) ASSERT_EQ(s.call(0, kWatch, payload(i)), "EEXIST");
+  EXPECT_EQ(s.call(0, kWatch, "/b|7|"), "OK|");
+  EXPECT_EQ(s.call(1, kWatch, "/a|7|"), "OK|");
+  EXPECT_EQ(s.call(1, kUnwatch, "/a|8|"), "ENOENT");
+  for (int i = 0; i < kMany; i += 2) ASSERT_EQ(s.call(0, kUnwatch, payload(i)), "OK|");
+  for (int i = 0; i < kMany; ++i) ASSERT_EQ(s.call(0, kUnwatch, payload(i)), i % 2 == 0 ? "ENOENT" : "OK|");
+  EXPECT_EQ(s.call(0, kUnwatch, "/b|7|"), "OK|");
+  EXPECT_EQ(s.call(1, kUnwatch, "/a|7|"), "OK|");
+  EXPECT_EQ(s.used(0, "watches"), 0U);
+  EXPECT_TRUE(s.engine.check());
 }
 
 TEST(Watches, ResetAndDisconnectForgetThem) {

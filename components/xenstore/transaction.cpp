@@ -43,19 +43,18 @@ bool unchanged(const Node* before, const Node* now, std::uint8_t flags) {
 }  // namespace
 
 void PendingCharges::charge(std::uint32_t domid, std::int64_t nodes, std::int64_t bytes) {
-  for (Change& change : changes_) {
-    if (change.domid != domid) continue;
-    change.nodes += nodes;
-    change.bytes += bytes;
+  const auto at = std::ranges::lower_bound(changes_, domid, {}, &Change::domid);
+  if (at == changes_.end() || at->domid != domid) {
+    changes_.insert(at, {domid, nodes, bytes});
     return;
   }
-  changes_.push_back({domid, nodes, bytes});
+  at->nodes += nodes;
+  at->bytes += bytes;
 }
 
 const PendingCharges::Change* PendingCharges::find(std::uint32_t domid) const {
-  auto found =
-      std::find_if(changes_.begin(), changes_.end(), [&](const Change& c) { return c.domid == domid; });
-  return found == changes_.end() ? nullptr : &*found;
+  const auto found = std::ranges::lower_bound(changes_, domid, {}, &Change::domid);
+  return found == changes_.end() || found->domid != domid ? nullptr : &*found;
 }
 
 std::int64_t PendingCharges::nodes(std::uint32_t domid) const {

@@ -39,7 +39,7 @@ class PendingCharges final : public Accounts {
   std::int64_t nodes(std::uint32_t domid) const;
   std::int64_t bytes(std::uint32_t domid) const;
   void add(const PendingCharges& other);
-  // Calls with domid, nodes and bytes of each change.
+  // Calls with domid, nodes and bytes of each change, by rising domid.
   template <typename Function>
   void for_each(Function function) const {
     for (const Change& change : changes_) function(change.domid, change.nodes, change.bytes);
@@ -55,7 +55,7 @@ class PendingCharges final : public Accounts {
   const Change* find(std::uint32_t domid) const;
 
   const DomainTable& domains_;
-  std::vector<Change> changes_;  // few: the owners of what one transaction touches
+  std::vector<Change> changes_;  // by domid: the owners of what one transaction touches
 };
 
 // Isolation is by snapshot. A conflict is a path it relied on or changed that is not, in the current tree,

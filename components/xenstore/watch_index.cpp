@@ -36,7 +36,7 @@ WatchIndex::WatchIndex(WatchIndex&&) noexcept = default;
 WatchIndex& WatchIndex::operator=(WatchIndex&&) noexcept = default;
 
 void WatchIndex::add(Watch& watch) {
-  ++size_;
+  by_key_.insert(&watch);
   if (is_special(watch.path)) {
     special_[watch.path].push_back(&watch);
     return;
@@ -54,7 +54,7 @@ void WatchIndex::add(Watch& watch) {
 }
 
 void WatchIndex::remove(Watch& watch) {
-  --size_;
+  by_key_.erase(&watch);
   if (is_special(watch.path)) {
     auto found = special_.find(watch.path);
     found->second.erase(position(found->second, watch));
@@ -96,17 +96,17 @@ const std::vector<Watch*>* WatchIndex::at(std::string_view path) const {
 }
 
 Watch* WatchIndex::find(ConnectionId connection, std::string_view path, std::string_view token) const {
-  const std::vector<Watch*>* candidates = at(path);
-  if (candidates == nullptr) return nullptr;
-  for (Watch* watch : *candidates) {
-    if (watch->connection == connection && watch->token == token) return watch;
-  }
-  return nullptr;
+  const auto found = by_key_.lower_bound(Key{connection, token, path, 0});
+  const bool same = found != by_key_.end() && (*found)->connection == connection &&
+                    (*found)->token == token && (*found)->path == path;
+  return same ? *found : nullptr;
 }
 
 bool WatchIndex::contains(const Watch& watch) const {
   const std::vector<Watch*>* candidates = at(watch.path);
-  return candidates != nullptr && position(*candidates, watch) != candidates->end();
+  const auto found = by_key_.find(ByKey::key(&watch));
+  return candidates != nullptr && position(*candidates, watch) != candidates->end() &&
+         found != by_key_.end() && *found == &watch;
 }
 
 // Calls `take` for the watches at `path` and, within their depth, above it, until it returns false.

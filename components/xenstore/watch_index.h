@@ -2,9 +2,11 @@
 // meets.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,7 +47,7 @@ class WatchIndex {
   // Appends all watches strictly below `path`, in the order of their paths.
   void below(std::string_view path, std::vector<Watch*>& out) const;
 
-  std::size_t size() const { return size_; }
+  std::size_t size() const { return by_key_.size(); }
   bool contains(const Watch& watch) const;
 
  private:
@@ -59,9 +61,26 @@ class WatchIndex {
   const std::vector<Watch*>* at(std::string_view path) const;
   static void collect(const Place& place, std::vector<Watch*>& out);
 
+  // What tells a connection's watches apart; the sequence only serves to keep what a forged snapshot repeats.
+  struct Key {
+    ConnectionId connection;
+    std::string_view token;
+    std::string_view path;
+    std::uint64_t sequence;
+    auto operator<=>(const Key&) const = default;
+  };
+  struct ByKey {
+    using is_transparent = void;
+    static Key key(const Watch* watch) {
+      return {watch->connection, watch->token, watch->path, watch->sequence};
+    }
+    static const Key& key(const Key& of) { return of; }
+    bool operator()(const auto& a, const auto& b) const { return key(a) < key(b); }
+  };
+
   std::unique_ptr<Place> root_;
   std::map<std::string, std::vector<Watch*>, std::less<>> special_;
-  std::size_t size_ = 0;
+  std::set<Watch*, ByKey> by_key_;
 };
 
 inline bool is_special(std::string_view path) {

@@ -8,6 +8,12 @@
 #include "components/xenstore/tree_scrub.h"
 
 namespace bulkhead::xenstore {
+namespace {
+
+constexpr std::uint64_t kChangesPerLook = 1024;  // how often it is looked what transactions keep
+
+}  // namespace
+
 namespace core {
 
 const std::array<HandlerEntry, kTypeCount> kHandlers = [] {
@@ -41,6 +47,13 @@ const std::array<HandlerEntry, kTypeCount> kHandlers = [] {
 
 namespace {
 
+bool changes_nodes(std::uint32_t type) {
+  return type == kWrite || type == kMkdir || type == kRm || type == kSetPerms;
+}
+bool reads_nodes(std::uint32_t type) {
+  return type == kRead || type == kDirectory || type == kDirectoryPart || type == kGetPerms;
+}
+
 // Finds the handler and the transaction, then runs the handler; kNone means that it has replied.
 ErrorCode dispatch(Call& call, std::uint32_t transaction_id) {
   if (call.type >= kHandlers.size() || kHandlers[call.type].handler == nullptr)
@@ -51,6 +64,9 @@ ErrorCode dispatch(Call& call, std::uint32_t transaction_id) {
     auto found = call.session.transactions.find(transaction_id);
     if (found == call.session.transactions.end()) return ErrorCode::kNoEntry;
     call.transaction = found->second.get();
+    // One that was given up has no tree: it reads the current one, and what it would change comes to nothing.
+    if (call.transaction->outlived && changes_nodes(call.type)) return ErrorCode::kAgain;
+    if (call.transaction->outlived && reads_nodes(call.type)) call.transaction = nullptr;
   }
   return entry.handler(call);
 }
@@ -92,8 +108,11 @@ Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
                   .type = request.header.type,
                   .payload = as_text(request.payload),
                   .out = out};
+  const std::uint64_t changes_before = state_->generation;
   ErrorCode error = core::dispatch(call, request.header.transaction_id);
   if (error != ErrorCode::kNone) core::refuse(error, out);
+  // The number of changes is state, so every engine looks at the same instants.
+  if (changes_before / kChangesPerLook != state_->generation / kChangesPerLook) state_->bound_versions();
   if (state_->domains.settle(out)) call.mutated = true;
   return {.mutated = call.mutated, .damaged = state_->damaged};
 }

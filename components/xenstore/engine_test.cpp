@@ -3,8 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include "components/xenstore/engine_test_support.h"
+#include "components/xenstore/node.h"
 #include "components/xenstore/snapshot.h"
 
 namespace bulkhead::xenstore::test {
@@ -216,6 +218,56 @@ TEST(Permissions, PrivilegedRequests) {
     EXPECT_EQ(s.call(1, type, payload), "EACCES") << type;
   }
   EXPECT_EQ(s.call(1, kGetDomainPath, "7|"), "/local/domain/7|");
+}
+
+// ---- old versions ----
+
+// Bytes in use by this process; 0 where a sanitizer keeps the books.
+std::size_t in_use() {
+  core::Node::reap_all();  // what is dead counts no more
+  const auto info = ::mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+// A guest keeps transactions open while the toolstack rewrites everything again and again: what they keep
+// alive is bounded; the oldest can be committed no more, and nobody else is touched.
+TEST(Transactions, WhatOpenOnesKeepAliveIsBounded) {
+  Store s;
+  constexpr int kNodes = 100'000;
+  constexpr int kRounds = 6;
+  const auto write_all = [&](int round) {
+    const std::string value = std::to_string(round) + std::string(20, 'x');
+    for (int i = 0; i < kNodes; ++i)
+      s.write(0, "/all/" + std::to_string(i % 1000) + "/" + std::to_string(i), value);
+  };
+  const std::size_t empty = in_use();
+  write_all(0);
+  const std::size_t full = in_use() - empty;
+  const std::uint32_t bystander = s.begin(2);
+  std::vector<std::uint32_t> open;
+  for (int round = 1; round <= kRounds; ++round) {
+    open.push_back(s.begin(1));
+    s.call(1, kRead, "/all|", open.back());
+    write_all(round);
+  }
+  // The tree, two more, and what was made since it was looked at last.
+  EXPECT_LE(in_use() - empty, full * 7 / 2);
+  EXPECT_TRUE(s.engine.check());
+  // What a successor reads from a snapshot judges the same.
+  auto successor = read_snapshot(write_snapshot(s.engine));
+  ASSERT_TRUE(successor) << successor.error().message();
+  EXPECT_EQ(successor->fingerprint(), s.engine.fingerprint());
+  std::swap(s.engine, *successor);
+  EXPECT_EQ(s.end(1, open.front()), "EAGAIN");
+  EXPECT_EQ(s.read(1, "/tool", open[1]), "EACCES");
+  s.call(0, kSetPerms, "/tool|r0|");
+  EXPECT_EQ(s.read(1, "/tool", open[1]), "") << "it reads on, and is told at its end";
+  EXPECT_EQ(s.write(1, "/tool", "x", open[1]), "EAGAIN");
+  EXPECT_EQ(s.end(1, open[1]), "EAGAIN");
+  EXPECT_EQ(s.end(1, open.back()), "OK|");
+  EXPECT_EQ(s.end(2, bystander), "OK|") << "it keeps less than others do";
+  EXPECT_EQ(s.used(1, "memory"), 0U);
+  EXPECT_TRUE(s.engine.check());
 }
 
 // ---- watches ----

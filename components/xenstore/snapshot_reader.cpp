@@ -235,16 +235,17 @@ Status SnapshotReader::read_transaction(FieldReader& fields) {
   auto id = fields.number<std::uint32_t>();
   auto base = fields.number<std::uint32_t>();
   auto own = fields.number<std::uint32_t>();
-  auto failed = fields.number<std::uint32_t>();
+  auto fate = fields.number<std::uint32_t>();
   session_ = state_->session(connection);
   if (session_ == nullptr) return damaged("unknown connection");
   if (base >= trees_.size() || own >= trees_.size()) return damaged("unknown tree");
-  if (id == 0 || failed > 1 || session_->transactions.contains(id)) return damaged("impossible or repeated");
+  if (id == 0 || fate > 3 || session_->transactions.contains(id)) return damaged("impossible or repeated");
   transaction_ = &state_->add_transaction(*session_, id);
   transaction_->base = trees_[base];
   transaction_->tree = trees_[own];
-  transaction_->failed = failed != 0;
+  transaction_->failed = (fate & 1) != 0;
   if (own != base) transaction_->charges.add(*charges_[own]);
+  if ((fate & 2) != 0) transaction_->let_go();
   return {};
 }
 

@@ -67,7 +67,7 @@ void write_transaction(RecordWriter& record, const Session& session, const Trans
                        std::uint32_t base, std::uint32_t own) {
   record.begin(RecordType::kTransaction);
   record.number(session.id).number(transaction.id()).number(base).number(own);
-  record.number(std::uint32_t{transaction.failed});
+  record.number((transaction.failed ? 1U : 0U) | (transaction.outlived ? 2U : 0U));
   record.end();
   for (const Access* access : transaction.accesses()) {
     record.begin(RecordType::kAccess);
@@ -229,7 +229,7 @@ void SnapshotWriter::State::add_trees(const core::State& state) {
     }
   };
   for_each_transaction([&](const core::Session&, const core::Transaction& transaction) {
-    older.emplace(transaction.base.version(), &transaction.base);
+    if (!transaction.outlived) older.emplace(transaction.base.version(), &transaction.base);
   });
   std::uint32_t next = 1;
   for (const auto& [version, tree] : older) {
@@ -238,9 +238,9 @@ void SnapshotWriter::State::add_trees(const core::State& state) {
   }
   core::RecordWriter record(back);
   for_each_transaction([&](const core::Session& session, const core::Transaction& transaction) {
-    std::uint32_t base = bases.at(transaction.base.version()).first;
+    std::uint32_t base = transaction.outlived ? 0 : bases.at(transaction.base.version()).first;
     std::uint32_t own = base;
-    if (transaction.tree.version() != transaction.base.version()) {
+    if (!transaction.outlived && transaction.tree.version() != transaction.base.version()) {
       own = next++;
       trees.emplace_back(transaction.tree, own, &transaction.base, base);
     }

@@ -50,6 +50,10 @@ struct State {
   Transaction& add_transaction(Session& session, std::uint32_t id);
   void drop_transaction(Session& session, Transaction& transaction);
   void drop_transactions(Session& session);
+  // Guests' transactions that keep too much of old trees alive are given up. To be called now and then, by
+  // the count of changes; O(sessions and their transactions).
+  void bound_versions();
+  void give_up(Session& session, Transaction& transaction);
 
   // What a session may do with a node that has these permissions and this generation.
   std::uint8_t rights(const Session& session, const PermissionSet& permissions,

@@ -104,6 +104,15 @@ const Access* Transaction::find(std::string_view path) const {
   return found == index_.end() ? nullptr : found->second.get();
 }
 
+void Transaction::let_go() {
+  base = tree = Tree();
+  charges.clear();
+  index_.clear();
+  order_.clear();
+  memory_ = 0;
+  outlived = true;
+}
+
 bool Transaction::conflicts_with(const Tree& current) const {
   if (current.version() == base.version()) return false;
   return std::any_of(order_.begin(), order_.end(), [&](const Access* access) {

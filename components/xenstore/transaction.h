@@ -45,6 +45,7 @@ class PendingCharges final : public Accounts {
     for (const Change& change : changes_) function(change.domid, change.nodes, change.bytes);
   }
   void apply_to(DomainTable& domains) const;
+  void clear() { changes_.clear(); }
 
  private:
   struct Change {
@@ -77,6 +78,9 @@ class Transaction {
   bool knows(std::string_view path) const { return index_.contains(path); }
   const Access* find(std::string_view path) const;
 
+  // Lets go of its trees, and of all that it saw and did: nothing may look at them any more.
+  void let_go();
+
   // In the order of first access.
   const std::vector<Access*>& accesses() const { return order_; }
   // Bytes held: its entries and the nodes it changed.
@@ -89,7 +93,8 @@ class Transaction {
   Tree base;
   Tree tree;
   PendingCharges charges;
-  bool failed = false;  // a limit was hit; it can only end with an error
+  bool failed = false;    // a limit was hit; it can only end with an error
+  bool outlived = false;  // it was given up (State::bound_versions): it can only end as in a conflict
 
  private:
   struct Hash {

@@ -36,6 +36,7 @@ ErrorCode check_owners(Call& call, const Transaction& transaction) {
 
 ErrorCode check_commit(Call& call, const Transaction& transaction) {
   if (transaction.failed) return ErrorCode::kNoMemory;
+  if (transaction.outlived) return ErrorCode::kAgain;
   ErrorCode error = call.session.privileged() ? ErrorCode::kNone : check_owners(call, transaction);
   if (error != ErrorCode::kNone) return error;
   if (transaction.conflicts_with(call.state.tree)) return ErrorCode::kAgain;

@@ -74,7 +74,7 @@ class WatchIndex {
     static Key key(const Watch* watch) {
       return {watch->connection, watch->token, watch->path, watch->sequence};
     }
-    static const Key& key(const Key& of) { return of; }
+    static Key key(const Key& of) { return of; }
     bool operator()(const auto& a, const auto& b) const { return key(a) < key(b); }
   };
 

@@ -234,7 +234,7 @@ std::size_t in_use() {
 TEST(Transactions, WhatOpenOnesKeepAliveIsBounded) {
   Store s;
   constexpr int kNodes = 100'000;
-  constexpr int kRounds = 6;
+  constexpr int kRounds = 4;
   const auto write_all = [&](int round) {
     const std::string value = std::to_string(round) + std::string(20, 'x');
     for (int i = 0; i < kNodes; ++i)

@@ -98,35 +98,44 @@ std::ptrdiff_t steps(const v1::Incident& incident, const std::string& name) {
   return std::ranges::count_if(incident.steps(), [&](const auto& step) { return step.starts_with(name); });
 }
 
+// Without a standby, whose death the core may or may not have noticed before the owner's.
+constexpr const char* kAlone = R"(
+[components.xenstore]
+program = "@BIN@/bulkhead-xenstored"
+standby = false
+socket = "@DIR@/xenstore.sock"
+ring_entries = 1024
+restart = { backoff_initial = "10ms", backoff_max = "50ms", budget = 1000 }
+)";
+
 class ReconcileCrashPoint : public ::testing::TestWithParam<const char*> {};
 
 // The next core goes on where this one was: it neither tries again what has failed twice nor gives up twice.
 TEST_P(ReconcileCrashPoint, TheNextCoreKnowsWhatIsNext) {
-  CoreHost host(kXenstore, GetParam());
-  const v1::Component before = host.wait_complete("xenstore");
+  CoreHost host(kAlone, GetParam());
+  const v1::Component before = host.wait("xenstore", "it serves", [](const v1::Component& c) {
+    return c.state() == v1::STATE_SERVING && c.ready();
+  });
   const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
   ASSERT_TRUE(journal.valid());
   const std::uint8_t nonsense = 0xff;
   ASSERT_EQ(::pwrite(journal.get(), &nonsense, 1, 4096 + 5), 1);
-  ::kill(static_cast<pid_t>(before.standby_pid()), SIGKILL);
   ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);
   if (*GetParam() != '\0') host.wait_for_run(2);
   const v1::Incident incident =
       host.wait_incident("xenstore", "closed with a loss",
                          [](const v1::Incident& i) { return i.outcome() == "recovered" && i.lost() > 0; });
   EXPECT_EQ(steps(incident, "reconcile"), 1) << incident.DebugString();
-  // Killed; damaged, said once. A second time it is the next step's turn.
+  // Once more at the most, by a core whose predecessor died before it could say what it had heard.
   EXPECT_LE(steps(incident, "rebuild"), 2) << incident.DebugString();
-  host.wait_complete("xenstore");
   EXPECT_EQ(host.core_runs(), *GetParam() != '\0' ? 2 : 1);
 }
 
-// Owner, edge and standby are started first, then one that finds the damage, another one, and the one that
-// goes on.
+// Owner and edge are started first, then one that finds the damage, and the one that goes on.
 INSTANTIATE_TEST_SUITE_P(All, ReconcileCrashPoint,
-                         ::testing::Values("", "core-damage-heard:1", "core-damage-heard:2",
-                                           "core-reconcile-decided:1", "core-launch-intent:6",
-                                           "core-launch-started:6", "core-launch-recorded:6"),
+                         ::testing::Values("", "core-damage-heard:1", "core-reconcile-decided:1",
+                                           "core-launch-intent:4", "core-launch-started:4",
+                                           "core-launch-recorded:4"),
                          [](const auto& instance) {
                            std::string name = instance.param;
                            std::erase_if(name, [](unsigned char c) { return std::isalnum(c) == 0; });

@@ -7,6 +7,7 @@
 
 #include "components/xenstore/connections.h"
 #include "components/xenstore/custody.h"
+#include "runtime/result.h"
 
 namespace bulkhead::xenstore {
 
@@ -18,10 +19,18 @@ class Commit {
   // before or after this input's record, whichever shall be true.
   void make(std::span<const CommitEntry> entries, std::uint64_t journal_tail, std::uint64_t next_serial);
 
-  // Takeover: applies the predecessor's last commit if it died before doing so.
-  void redo();
+  // Takeover: applies the predecessor's last commit if it died before doing so. kInvalid: its record is
+  // damaged and nothing was done; distrust() must be called.
+  Status redo();
+  // Goes on without the commit that cannot be read. Whom it moved cannot be known, so every open connection
+  // is marked as damaged: nobody was told what it said, and nobody goes on who should have been.
+  void distrust();
+
+  // What CommitRecord::crc is for record `number`.
+  static std::uint32_t checksum(std::uint64_t number, const CommitRecord& record);
 
  private:
+  bool intact(std::uint64_t number) const;
   void apply(const CommitRecord& record);
 
   Custody& custody_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "components/xenstore/service_test_support.h"
+#include "runtime/crash_point.h"
 
 namespace bulkhead::xenstore::test {
 namespace {
@@ -75,15 +76,16 @@ class CommitTest : public testing::Test {
   void prepare_second() {
     CommitRecord& record = custody_.commit_record(custody_.control().committed + 1);
     const auto entries = second();
-    record = {128, 6, static_cast<std::uint32_t>(entries.size())};
+    record = {128, 6, static_cast<std::uint32_t>(entries.size()), 0};
     std::memcpy(reinterpret_cast<std::byte*>(&record) + sizeof record, entries.data(),
                 entries.size() * sizeof(CommitEntry));
+    record.crc = Commit::checksum(custody_.control().committed + 1, record);
   }
   // As a new process does it, with mappings of its own.
   void redo_in_successor() {
     Custody custody = Custody::open(store_).value();
     Connections connections(custody);
-    Commit(custody, connections).redo();
+    EXPECT_TRUE(Commit(custody, connections).redo());
   }
 
   MemoryCustody store_ = small_custody();
@@ -180,10 +182,62 @@ TEST_F(CommitTest, FinishedIsNotRedone) {
   EXPECT_EQ(picture(), later);
 }
 
+// Whatever bit of it flips, nobody is moved by it.
+TEST_F(CommitTest, ADamagedRecordIsNotApplied) {
+  prepare_second();
+  custody_.control().committed = 1;
+  const Picture before = picture();
+  CommitRecord& record = custody_.commit_record(1);
+  const std::size_t bytes = sizeof record + second().size() * sizeof(CommitEntry);
+  auto* const first = reinterpret_cast<std::byte*>(&record);
+  for (std::size_t bit = 0; bit < 8 * bytes; ++bit) {
+    first[bit / 8] ^= std::byte{1} << (bit % 8);
+    const Status redone = commit_.redo();
+    ASSERT_FALSE(redone) << bit;
+    EXPECT_EQ(redone.error().kind(), ErrorKind::kInvalid);
+    ASSERT_EQ(picture(), before) << bit;
+    first[bit / 8] ^= std::byte{1} << (bit % 8);
+  }
+  EXPECT_TRUE(commit_.redo());
+  EXPECT_EQ(picture(), picture_of_second());
+}
+
+// Nor is an intact record under a number that is not its own.
+TEST_F(CommitTest, ADamagedNumberAppliesNothing) {
+  commit_.make(second(), 128, 6);
+  for (int bit = 0; bit < 32; ++bit) {
+    custody_.control().committed = 1U ^ (std::uint64_t{1} << bit);
+    EXPECT_FALSE(commit_.redo()) << bit;
+  }
+  EXPECT_EQ(picture(), picture_of_second());
+}
+
+TEST_F(CommitTest, ACommitThatCannotBeReadCostsEveryConnection) {
+  commit_.make(second(), 128, 6);
+  connections_.slot(0).state = SlotState::kFree;
+  custody_.control().slots_used = 4;
+  custody_.control().committed = 2;
+  custody_.commit_record(2).entries = 1;
+  for (int successor = 0; successor < 2; ++successor) {
+    // The first one dies in between: the second finds the same.
+    const bool died = dies([&] {
+      if (successor == 0) CrashPoint::arm("damage-marked");
+      EXPECT_FALSE(commit_.redo());
+      commit_.distrust();
+    });
+    EXPECT_EQ(died, successor == 0);
+    for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(connections_.slot(i).damaged, i == 0 ? 0U : 1U);
+  }
+  EXPECT_TRUE(commit_.redo());
+  EXPECT_EQ(picture().slots[1], picture_of_second().slots[1]);
+  commit_.make(std::vector<CommitEntry>{{1, SlotState::kOpen, 500, 600}}, 136, 7);
+  EXPECT_EQ(picture().slots[1], (Values{SlotState::kOpen, 500, 600}));
+}
+
 TEST_F(CommitTest, GoesOnAfterRedo) {
   prepare_second();
   custody_.control().committed = 1;
-  commit_.redo();
+  EXPECT_TRUE(commit_.redo());
   commit_.make(std::vector<CommitEntry>{{0, SlotState::kOpen, 500, 600}}, 136, 7);
   EXPECT_EQ(custody_.control().committed, 2U);
   EXPECT_EQ(custody_.control().applied, 2U);

@@ -31,8 +31,13 @@ Connections::Connections(const Custody& custody)
       (std::size_t{geometry_.max_connections} * sizeof(Slot) + 4095) / 4096 * 4096;
   in_ = custody.connections().data() + after_slots;
   out_ = in_ + std::size_t{geometry_.max_connections} * geometry_.in_bytes;
+  for (std::uint32_t i = 0; i < slots_used(); ++i) unstage(i);
+  count_unsent();
+}
+
+void Connections::count_unsent() {
+  unsent_of_all_ = 0;
   for (std::uint32_t i = 0; i < slots_used(); ++i) {
-    unstage(i);
     if (slot(i).state.load() != SlotState::kFree) unsent_of_all_ += unsent(i);
   }
 }
@@ -42,6 +47,7 @@ void Connections::prepare(std::uint32_t index) {
   for (auto* offset : {&s.received, &s.parsed, &s.produced, &s.sent, &s.in_base, &s.out_base, &s.boundary})
     offset->store(0);
   s.strikes.store(0);
+  s.damaged.store(0);
   if (index >= control_.slots_used.load()) {
     kSlotPrepared.pass();
     control_.slots_used.store(index + 1);

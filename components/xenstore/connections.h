@@ -2,9 +2,11 @@
 // staged first (invisible to a successor) and becomes real with a commit.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "components/xenstore/custody.h"
@@ -21,7 +23,9 @@ class Connections {
 
   std::uint32_t capacity() const { return geometry_.max_connections; }
   // Slots from here on have never been used.
-  std::uint32_t slots_used() const { return control_.slots_used.load(std::memory_order_relaxed); }
+  std::uint32_t slots_used() const {
+    return std::min(control_.slots_used.load(std::memory_order_relaxed), geometry_.max_connections);
+  }
   Slot& slot(std::uint32_t index) const { return slots_[index]; }
 
   // Makes a free slot ready for a new connection's first byte. Harmless to repeat.
@@ -54,6 +58,7 @@ class Connections {
   // Bytes that wait for all clients together.
   std::uint64_t unsent_of_all() const { return unsent_of_all_; }
   // A commit or a completion moved a connection's output; both keep the sum above.
+  void count_unsent();
   void set_produced(std::uint32_t index, std::uint64_t produced);
   void set_sent(std::uint32_t index, std::uint64_t sent);
   // Gives memory back that a connection needed in bad times. Call when none of its output is in flight or
@@ -63,6 +68,15 @@ class Connections {
   // Committed bytes not yet sent, as far as they are contiguous.
   std::span<const std::byte> send_source(std::uint32_t index) const;
   bool output_pending(std::uint32_t index) const;
+
+  // Damage (connection_damage.cpp). What cannot be true of a slot that a predecessor left, whatever instant
+  // it died at; empty: nothing. For a slot that is not free, before anything else relies on it.
+  std::string_view implausible(std::uint32_t index) const;
+  // Marks a slot as damaged and empties its streams, so that it can be closed like any other. Harmless to
+  // repeat. Call count_unsent() when all are.
+  void write_off(std::uint32_t index);
+  // Repairs slots_used() if it is damaged or leaves out a slot below `at_least`. True if it did.
+  bool repair_slots_used(std::uint32_t at_least);
 
  private:
   std::byte* in_buffer(std::uint32_t index) const { return in_ + std::size_t{index} * geometry_.in_bytes; }

@@ -48,6 +48,9 @@ inline CrashPoint kFollowRemembered{"follow-remembered"};  // it is a suspect, n
 inline CrashPoint kFollowed{"followed"};  // a record was executed, its suspect not yet acquitted
 inline CrashPoint kSalvaged{"salvaged"};  // connections are marked, the journal still holds the damage
 inline CrashPoint kSalvagePublished{"salvage-published"};
+// These are passed only where custody holds damage: damage_test.cpp.
+inline CrashPoint kDamageMarked{"damage-marked"};  // connections are marked, the commit is not given up yet
+inline CrashPoint kDamageWrittenOff{"damage-written-off"};  // one is marked and emptied, still open
 // NOLINTEND(bugprone-throwing-static-initialization,readability-identifier-naming)
 
 }  // namespace bulkhead::xenstore

@@ -9,6 +9,7 @@
 #include "components/xenstore/quota_service.h"
 #include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"
+#include "runtime/crc32c.h"
 
 namespace bulkhead::xenstore {
 namespace {
@@ -22,6 +23,11 @@ std::string snapshot_name(std::size_t slot) {
   return "snapshot-" + std::to_string(slot);
 }
 
+std::uint32_t seal_of(const Control& control) {
+  return crc32c(std::as_bytes(std::span(&control.geometry, 1)),
+                crc32c(std::as_bytes(std::span(&control.version, 1))));
+}
+
 Result<UniqueFd> make_control(const CustodySettings& settings) {
   const std::size_t bytes = control_bytes(settings.geometry.max_connections);
   auto segment = create_memfd("xenstore-control", bytes);
@@ -31,6 +37,7 @@ Result<UniqueFd> make_control(const CustodySettings& settings) {
   auto* control = new (mapping->data()) Control{};
   control->version = kLayoutVersion;
   control->geometry = settings.geometry;
+  control->seal = seal_of(*control);
   control->next_serial = 1;
   control->magic = kControlMagic;
   return segment;
@@ -85,6 +92,9 @@ Result<Mapping> map_control(const CustodyStore& store) {
   }
   if (control->size() < control_bytes(head->geometry.max_connections)) {
     return failure(ErrorKind::kInvalid, "the control segment is too small for its own geometry");
+  }
+  if (head->seal != seal_of(*head)) {
+    return failure(ErrorKind::kInvalid, "the control segment's geometry is damaged");
   }
   return control;
 }

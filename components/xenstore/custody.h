@@ -32,7 +32,7 @@ class Custody {
 
   Control& control() const { return *control_.at<Control>(0); }
   CommitRecord& commit_record(std::uint64_t number) const;
-  const Geometry& geometry() const { return control().geometry; }
+  const Geometry& geometry() const { return geometry_; }
   const Mapping& connections() const { return connections_; }
   Journal& journal() { return journal_; }
   const Journal& journal() const { return journal_; }
@@ -44,13 +44,15 @@ class Custody {
       : control_(std::move(control)),
         connections_(std::move(connections)),
         journal_(std::move(journal)),
-        doorbell_(doorbell) {}
+        doorbell_(doorbell),
+        geometry_(control_.at<Control>(0)->geometry) {}
 
   Mapping control_;
   Mapping connections_;
   Journal journal_;
   std::array<Mapping, kSnapshotSlots> snapshots_;
   BorrowedFd doorbell_;
+  Geometry geometry_;  // as it was when it was checked
 };
 
 }  // namespace bulkhead::xenstore

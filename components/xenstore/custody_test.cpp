@@ -181,7 +181,7 @@ TEST(CustodyRefusal, OtherLayoutVersion) {
   store.deposits_left = 1;
   ASSERT_FALSE(Custody::create(store, kSmallSettings));
   store.map("control").at<Control>(0)->version = 9;
-  EXPECT_THAT(refusal(store), HasSubstr("another version (layout 9, this program knows 2)"));
+  EXPECT_THAT(refusal(store), HasSubstr("another version (layout 9, this program knows 3)"));
   // Nor is anything made that would be sized by a layout we do not know.
   store.deposits_left = kItems;
   const auto created = Custody::create(store, kSmallSettings);
@@ -196,6 +196,25 @@ TEST(CustodyRefusal, ControlSegmentSmallerThanItsGeometryNeeds) {
   EXPECT_THAT(refusal(store), HasSubstr("too small for its own geometry"));
   replace_by_segment(store, "control", kCommitRecords - 1);
   EXPECT_THAT(refusal(store), AllOf(HasSubstr("control"), HasSubstr("4095 bytes, needs 4096")));
+}
+
+// Each bit of what everything else is found by. (More connections are refused before that: the segment is too
+// small.)
+TEST(CustodyRefusal, DamagedGeometry) {
+  const MemoryCustody store = small_custody();
+  const Mapping mapping = store.map("control");
+  Control& control = *mapping.at<Control>(0);
+  EXPECT_TRUE(Custody::open(store));
+  const auto bytes = std::as_writable_bytes(std::span(&control.geometry, 1));
+  for (std::size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+    bytes[bit / 8] ^= std::byte{1} << (bit % 8);
+    EXPECT_THAT(refusal(store), testing::AnyOf(HasSubstr("the control segment's geometry is damaged"),
+                                               HasSubstr("too small for its own geometry")))
+        << bit;
+    bytes[bit / 8] ^= std::byte{1} << (bit % 8);
+  }
+  control.geometry.out_bytes *= 2;
+  EXPECT_THAT(refusal(store), HasSubstr("the control segment's geometry is damaged"));
 }
 
 TEST(CustodyRefusal, SegmentsThatAreTooSmallOrNoSegments) {

@@ -42,12 +42,14 @@ std::uint64_t Executor::event_bound(const Slot& slot) const {
   return limit == 0 ? all : std::min(limit, all);
 }
 
-void Executor::redo() {
-  commit_.redo();
+Status Executor::redo() {
+  const Status redone = commit_.redo();
+  if (!redone) commit_.distrust();
   for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
     const Slot& slot = connections_.slot(i);
     if (slot.state.load() == SlotState::kOpen && slot.overflowed.load() != 0) overflowed_.push_back(i);
   }
+  return redone;
 }
 
 void Executor::begin(std::uint32_t slot) {

@@ -26,8 +26,9 @@ class Executor : private Output {
   Executor(Custody& custody, Connections& connections, Replica& replica, Bounds bounds = kBounds);
 
   // Takeover: finishes the predecessor's commit, and learns which clients it had yet to cut off. Call before
-  // anything else.
-  void redo();
+  // anything else. kInvalid: the commit cannot be read and was given up; every connection is marked as
+  // damaged.
+  Status redo();
 
   // The serial number that the next connection will get.
   std::uint64_t next_serial() const { return custody_.control().next_serial.load(); }

@@ -183,7 +183,7 @@ TEST_F(JournalQuarantineTest, ASalvageLeavesOutThisOneAlone) {
     dies_of_it(Role::kOwner);
     const auto salvages = [&] {
       Incarnation next(store_);
-      next.executor.redo();
+      EXPECT_TRUE(next.executor.redo());
       next.replica.quarantine().begin(Role::kOwner);
       if (*point != '\0') {
         EXPECT_TRUE(CrashPoint::arm(point));

@@ -11,7 +11,7 @@
 namespace bulkhead::xenstore {
 
 inline constexpr std::uint64_t kControlMagic = 0x31747358'6b6c7542;  // "BulkXst1"
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 inline constexpr std::size_t kSnapshotSlots = 3;  // one published, one per possible writer (active, standby)
 inline constexpr std::size_t kSuspects = 8;       // see Control::suspects
 inline constexpr std::size_t kDeadlyRecords = 4;  // see Control::deadly_records
@@ -54,6 +54,8 @@ struct alignas(128) Slot {
   // count << 48 | low bits of the offset of the newest: requests of this client that killed owner after owner
   // and were refused. One word, so that counting one twice is counting it once.
   std::atomic<std::uint64_t> strikes;
+  // Something here was found to be damaged: the client is cut off, by a successor if not by its finder.
+  std::atomic<std::uint32_t> damaged;
 };
 
 // What one executed input changes, as absolute values, so that applying it twice is applying it once.
@@ -68,13 +70,19 @@ struct CommitRecord {
   std::uint64_t journal_tail;
   std::uint64_t next_serial;
   std::uint32_t entries;  // CommitEntry[entries] follow
+  // CRC32C of the commit's number, of everything before this field, and of the entries. Checked by a
+  // successor that applies the record, so that nobody is moved to a position that was never true.
+  std::uint32_t crc;
 };
 
 struct Control {
   std::uint64_t magic;
   std::uint32_t version;
   Geometry geometry;
-  std::uint64_t ring_generation;  // of the ring the connections live in
+  // CRC32C of version and geometry. They never change.
+  std::uint32_t seal;
+  // Of the ring the connections live in: its low 40 bits, and 24 bits of their CRC32C above them. One store.
+  std::atomic<std::uint64_t> ring_generation;
 
   std::atomic<std::uint64_t> next_serial;
 

@@ -51,7 +51,7 @@ class SalvageTest : public testing::Test {
   Salvaged salvage_now() {
     owner_.reset();
     Incarnation next(store_);
-    next.executor.redo();
+    EXPECT_TRUE(next.executor.redo());
     auto followed = next.replica.follow(kAll);
     EXPECT_FALSE(followed) << "nothing was damaged";
     auto salvaged = salvage(next.custody, next.replica);
@@ -200,7 +200,7 @@ TEST_F(SalvageTest, DyingInItLosesNothingMore) {
       if (die) {
         EXPECT_TRUE(CrashPoint::arm(point));
       }
-      next.executor.redo();
+      EXPECT_TRUE(next.executor.redo());
       if (auto followed = next.replica.follow(kAll); followed) return;  // a predecessor got that far
       ASSERT_TRUE(salvage(next.custody, next.replica));
     };
@@ -208,7 +208,7 @@ TEST_F(SalvageTest, DyingInItLosesNothingMore) {
     dies([&] { life(true); });
     EXPECT_FALSE(dies([&] { life(false); }));
     Incarnation after(store);
-    after.executor.redo();
+    EXPECT_TRUE(after.executor.redo());
     ASSERT_TRUE(after.replica.follow(kAll));
     EXPECT_EQ(read(after.replica, "/a"), "reply:2:1");
     EXPECT_EQ(read(after.replica, "/b"), "reply:2:2");

@@ -72,7 +72,7 @@ Status Server::take_over(const Takeover& takeover) {
   incarnation_ = takeover.incarnation;
   if (auto ready = prepare_ring(); !ready) return ready;
   kTakeoverAdopted.pass();
-  executor_.redo();
+  finish_commit();
   kTakeoverRedone.pass();
   std::vector<Quarantine::Condemned> condemned;
   suspects_ = quarantine_.inspect(condemned);
@@ -82,6 +82,7 @@ Status Server::take_over(const Takeover& takeover) {
     return forward(std::move(followed), "cannot follow the journal");
   kTakeoverReplayed.pass();
   if (auto begun = begin_limits(takeover.limits); !begun) return begun;
+  inspect_slots();
   forget_connections_of_lost_ring();
   count_output();
   for (const Quarantine::Condemned& one : condemned) condemn(one);
@@ -123,20 +124,6 @@ Status Server::salvage_custody(const Error& damage) {
   salvage_note_ = damage.message() + "; went on with " + salvaged->note;
   spdlog::error("{}", salvage_note_);
   return {};
-}
-
-// The core made a new ring because nobody was left who held the old one: the clients' sockets went with it.
-void Server::forget_connections_of_lost_ring() {
-  const std::uint64_t generation = instance_.number_setting("ring_generation", 1).value_or(1);
-  Control& control = custody_.control();
-  if (control.ring_generation == generation) return;
-  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
-    Slot& slot = connections_.slot(i);
-    if (slot.state.load() == SlotState::kOpen) executor_.disconnect(i);
-    connections_.set_sent(i, slot.produced.load());
-    slot.state.store(SlotState::kFree);
-  }
-  control.ring_generation = generation;
 }
 
 // What was staged and not committed never was; what was committed and not sent waits.
@@ -183,7 +170,7 @@ void Server::report_active(const Takeover& takeover, std::uint64_t replayed) {
   active->set_replayed(replayed);
   active->set_refused(refusals_.requests);
   active->set_blamed_client(refusals_.client);
-  active->set_note(salvage_note_.empty() ? refusals_.note : salvage_note_);
+  active->set_note(salvage_note_.empty() ? refusals_.note + damage_note_ : salvage_note_);
   // Also what a predecessor gave up that died before it could say so.
   Control& control = custody_.control();
   active->set_lost(control.lost_records.load());

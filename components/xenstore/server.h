@@ -74,7 +74,6 @@ class Server {
   void resume_connections();
   Status follow_journal();
   Status salvage_custody(const Error& damage);
-  void forget_connections_of_lost_ring();
 
   Ticket ticket(Operation operation, std::uint32_t slot, std::uint64_t base) const;
   bool own(const Ticket& t) const { return t.incarnation == static_cast<std::uint8_t>(incarnation_); }
@@ -116,6 +115,13 @@ class Server {
   void cut(std::uint32_t slot, const std::string& why);
   void begin_close(std::uint32_t slot);
   std::string name_of(std::uint32_t slot) const;
+
+  // Damage in custody (server_damage.cpp).
+  void finish_commit();
+  void forget_connections_of_lost_ring();
+  void inspect_slots();
+  std::string_view damage_of(std::uint32_t slot) const;
+  void close_damaged(std::uint32_t slot, std::string_view what);
 
   // Quarantine (server_quarantine.cpp).
   void condemn(const Quarantine::Condemned& condemned);
@@ -166,6 +172,8 @@ class Server {
   std::int64_t next_finding_ns_ = 0;
   std::uint64_t incarnation_ = 0;
   std::string salvage_note_;  // empty: nothing had to be salvaged
+  std::string damage_note_;   // likewise for what custody holds of connections
+  std::uint32_t damaged_connections_ = 0;
   std::uint64_t rung_tail_ = 0;
   std::uint64_t follower_position_ = 0;
   std::int64_t follower_moved_ns_ = 0;

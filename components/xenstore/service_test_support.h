@@ -89,7 +89,7 @@ struct Incarnation {
 
   // As Server::take_over does.
   void take_over() {
-    executor.redo();
+    EXPECT_TRUE(executor.redo());
     while (replica.follow(std::numeric_limits<std::uint64_t>::max()).value()) {
     }
     for (std::uint32_t i = 0; i < connections.capacity(); ++i) connections.unstage(i);

@@ -1,0 +1,86 @@
+// The server's half that looks for damage in what custody holds of connections, and cuts off whom it
+// concerns: before anything wrong is executed or sent. Nobody else notices.
+#include <spdlog/spdlog.h>
+
+#include "components/xenstore/crash_points.h"
+#include "components/xenstore/server.h"
+#include "runtime/crc32c.h"
+
+namespace bulkhead::xenstore {
+namespace {
+
+constexpr unsigned kGenerationBits = 40;
+constexpr std::uint64_t kGenerationMask = (std::uint64_t{1} << kGenerationBits) - 1;
+// Each damaged connection is in the log; so many are told to the core one by one at a take-over.
+constexpr std::uint32_t kMostTold = 8;
+
+std::uint64_t sealed_generation(std::uint64_t generation) {
+  const std::uint64_t low = generation & kGenerationMask;
+  return low | std::uint64_t{crc32c(std::as_bytes(std::span(&low, 1)))} << kGenerationBits;
+}
+
+}  // namespace
+
+void Server::finish_commit() {
+  const Status redone = executor_.redo();
+  if (redone) return;
+  damage_note_ = redone.error().message() + ": whom it moved is unknown, all connections were closed";
+  spdlog::error("{}", damage_note_);
+}
+
+// The core made a new ring because nobody was left who held the old one: the clients' sockets went with it.
+void Server::forget_connections_of_lost_ring() {
+  const std::uint64_t generation =
+      sealed_generation(instance_.number_setting("ring_generation", 1).value_or(1));
+  Control& control = custody_.control();
+  const std::uint64_t known = control.ring_generation.load();
+  if (known == generation) return;
+  // A number that cannot be read does not say that the ring is another one. If it is, each socket that is
+  // missing ends its connection by itself.
+  const bool readable = known == 0 || known == sealed_generation(known);
+  if (!readable) spdlog::error("the ring's generation in custody is damaged: taken for the present one");
+  for (std::uint32_t i = 0; readable && i < connections_.slots_used(); ++i) {
+    Slot& slot = connections_.slot(i);
+    if (slot.state.load() == SlotState::kOpen) executor_.disconnect(i);
+    connections_.set_sent(i, slot.produced.load());
+    slot.state.store(SlotState::kFree);
+  }
+  control.ring_generation.store(generation);
+}
+
+// Empty: none.
+std::string_view Server::damage_of(std::uint32_t index) const {
+  const Slot& slot = connections_.slot(index);
+  const SlotState state = slot.state.load();
+  const auto domid = replica_.engine().domain_of(index);
+  if (state != SlotState::kFree) {
+    if (const auto why = connections_.implausible(index); !why.empty()) return why;
+  }
+  // The journal says who is connected.
+  if ((state == SlotState::kOpen) != domid.has_value()) return "its state contradicts the journal";
+  if (domid && *domid != slot.domid) return "its domain contradicts the journal";
+  return {};
+}
+
+// What a predecessor left, before anything relies on it.
+void Server::inspect_slots() {
+  std::uint32_t end = connections_.capacity();
+  while (end > 0 && !replica_.engine().domain_of(end - 1)) --end;
+  if (connections_.repair_slots_used(end)) spdlog::error("the number of used slots was damaged: repaired");
+  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
+    if (const auto what = damage_of(i); !what.empty()) close_damaged(i, what);
+  }
+  if (damaged_connections_ > 0) connections_.count_unsent();
+}
+
+// Marked first: a successor does the same.
+void Server::close_damaged(std::uint32_t index, std::string_view what) {
+  const std::string client = name_of(index);
+  const std::string text = client + " is damaged in custody (" + std::string(what) + "): cut off";
+  spdlog::error("{}", text);
+  if (++damaged_connections_ <= kMostTold) (void)instance_.send_finding("client", text, client);
+  connections_.write_off(index);
+  executor_.disconnect(index);
+}
+
+}  // namespace bulkhead::xenstore

@@ -54,7 +54,7 @@ void Commit::apply(const CommitRecord& record) {
     Slot& slot = connections_.slot(entry.slot);
     slot.parsed.store(entry.parsed, std::memory_order_release);
     kCommitHalfApplied.pass();
-    connections_.set_produced(entry.slot, entry.produced);
+    connections_.set_produced(entry.slot, entry.produced, entry.out_crc);
     slot.state.store(entry.state, std::memory_order_release);
     connections_.unstage(entry.slot);
   }

@@ -14,6 +14,7 @@ enum class Operation : std::uint8_t {
   kClose = 4,    // subject: slot; base: the connection's serial number
   kWake = 5,
   kContract = 6,
+  kWritable = 7,  // the client's socket takes bytes again; subject: slot; base: as for kSend
 };
 
 // Bases and incarnations are cut: enough to tell "this operation" from "the one before", since at most one

@@ -11,6 +11,9 @@
 namespace bulkhead::xenstore {
 namespace {
 
+// Of one send: what is checked before it is sent stays proportional to what is sent.
+constexpr std::size_t kMostAtOnce = std::size_t{64} * 1024;
+
 // The bytes of a ring, whose size is a power of two, from `offset` on.
 void copy_from_ring(std::span<const std::byte> ring, std::uint64_t offset, std::span<std::byte> to) {
   const std::size_t at = offset & (ring.size() - 1);
@@ -48,6 +51,9 @@ void Connections::prepare(std::uint32_t index) {
     offset->store(0);
   s.strikes.store(0);
   s.damaged.store(0);
+  s.sent_seal.store(0);
+  s.rest_seal.store(0);
+  s.out_crc.store(0);
   if (index >= control_.slots_used.load()) {
     kSlotPrepared.pass();
     control_.slots_used.store(index + 1);
@@ -55,7 +61,8 @@ void Connections::prepare(std::uint32_t index) {
   s.end_of_input.store(0);
   s.overflowed.store(0);
   s.domid = 0;
-  staged_[index] = 0;
+  staged_[index] = {};
+  marks_.erase(index);
 }
 
 std::span<std::byte> Connections::receive_space(std::uint32_t index) {
@@ -106,19 +113,14 @@ std::uint32_t Connections::room(std::uint32_t index) const {
   const Slot& s = slot(index);
   const auto& kept = s.domid == 0 ? s.sent : s.boundary;
   return static_cast<std::uint32_t>(geometry_.out_bytes -
-                                    (staged_[index] - kept.load(std::memory_order_relaxed)));
+                                    (staged_[index].end - kept.load(std::memory_order_relaxed)));
 }
 
-void Connections::set_produced(std::uint32_t index, std::uint64_t produced) {
+void Connections::set_produced(std::uint32_t index, std::uint64_t produced, std::uint32_t crc) {
   Slot& s = slot(index);
+  s.out_crc.store(crc, std::memory_order_relaxed);
   unsent_of_all_ += produced - s.produced.load(std::memory_order_relaxed);
   s.produced.store(produced, std::memory_order_release);
-}
-
-void Connections::set_sent(std::uint32_t index, std::uint64_t sent) {
-  Slot& s = slot(index);
-  unsent_of_all_ -= sent - s.sent.load(std::memory_order_relaxed);
-  s.sent.store(sent);
 }
 
 Header Connections::output_header(std::uint32_t index, std::uint64_t offset) const {
@@ -143,14 +145,16 @@ bool Connections::stage(std::uint32_t index, const Header& header, std::span<con
   const std::size_t size = sizeof header + payload.size();
   if (room(index) < size) return false;
   Slot& s = slot(index);
-  std::uint64_t& end = staged_[index];
+  auto& [end, crc] = staged_[index];
   // Likewise for output; nothing is in flight when everything has been sent. (A boundary behind `sent` would
   // point into bytes that are gone; when everything has been sent it is there as well.)
   const bool kept = s.domid != 0 && s.boundary.load(std::memory_order_relaxed) != end;
   if (end == s.sent.load(std::memory_order_relaxed) && !kept) s.out_base.store(end);
   copy_out(index, end, std::as_bytes(std::span(&header, 1)));
   copy_out(index, end + sizeof header, payload);
+  crc = crc_of_output(index, end, end + size, crc);
   end += size;
+  if (end - s.sent.load(std::memory_order_relaxed) > kMarkEvery) mark_output(index);
   return true;
 }
 
@@ -159,7 +163,7 @@ std::span<const std::byte> Connections::send_source(std::uint32_t index) const {
   const std::uint64_t sent = s.sent.load(std::memory_order_relaxed);
   const std::size_t at = (sent - s.out_base.load(std::memory_order_relaxed)) & (geometry_.out_bytes - 1);
   const std::uint64_t pending = s.produced.load(std::memory_order_relaxed) - sent;
-  return {out_buffer(index) + at, std::min<std::size_t>(pending, geometry_.out_bytes - at)};
+  return {out_buffer(index) + at, std::min({std::size_t{pending}, geometry_.out_bytes - at, kMostAtOnce})};
 }
 
 bool Connections::output_pending(std::uint32_t index) const {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "components/xenstore/custody.h"
@@ -44,30 +45,49 @@ class Connections {
   // Stages bytes behind what is staged already; false (nothing staged) if they do not fit.
   bool stage(std::uint32_t index, const Header& header, std::span<const std::byte> payload);
   // The stream offset after everything staged.
-  std::uint64_t staged(std::uint32_t index) const { return staged_[index]; }
+  std::uint64_t staged(std::uint32_t index) const { return staged_[index].end; }
+  // CRC32C of the stream up to there.
+  std::uint32_t staged_crc(std::uint32_t index) const { return staged_[index].crc; }
   // Forgets what is staged beyond the committed offset.
-  void unstage(std::uint32_t index) { staged_[index] = slot(index).produced.load(std::memory_order_relaxed); }
+  void unstage(std::uint32_t index) {
+    const Slot& s = slot(index);
+    staged_[index] = {s.produced.load(std::memory_order_relaxed), s.out_crc.load(std::memory_order_relaxed)};
+  }
 
   // Of a message that is still kept: it begins at or after the slot's boundary.
   Header output_header(std::uint32_t index, std::uint64_t offset) const;
   // Bytes that are staged or committed and not sent.
   std::uint64_t unsent(std::uint32_t index) const {
-    return staged_[index] - slot(index).sent.load(std::memory_order_relaxed);
+    return staged_[index].end - slot(index).sent.load(std::memory_order_relaxed);
   }
 
   // Bytes that wait for all clients together.
   std::uint64_t unsent_of_all() const { return unsent_of_all_; }
-  // A commit or a completion moved a connection's output; both keep the sum above.
+  // A commit or a completion moved a connection's output; both keep the sum above and the checksums.
   void count_unsent();
-  void set_produced(std::uint32_t index, std::uint64_t produced);
+  void set_produced(std::uint32_t index, std::uint64_t produced, std::uint32_t crc);
   void set_sent(std::uint32_t index, std::uint64_t sent);
   // Gives memory back that a connection needed in bad times. Call when none of its output is in flight or
   // waiting.
   void shrink_output(std::uint32_t index) const;
 
-  // Committed bytes not yet sent, as far as they are contiguous.
+  // Committed bytes not yet sent, as far as they are contiguous, and not more than 64 KiB.
   std::span<const std::byte> send_source(std::uint32_t index) const;
   bool output_pending(std::uint32_t index) const;
+
+  // Checksums (connection_seals.cpp). While nobody works on a connection's input it is sealed: positions and
+  // bytes. Is it as it was sealed? True as well while it is worked on.
+  bool input_sound(std::uint32_t index) const;
+  // Before input changes or is executed: checks it and breaks the seal. False: damaged, nothing changed.
+  bool open_input(std::uint32_t index);
+  void seal_input(std::uint32_t index);
+  // Do the positions of its output agree with their checksum and with what was staged? Cheap. Not between
+  // staging and commit.
+  bool output_positions_sound(std::uint32_t index) const;
+  // Are the next `length` bytes to be sent what was produced?
+  bool output_sound(std::uint32_t index, std::size_t length) const;
+  // Takeover, after completions were counted: likewise for all that waits. Call before output_sound().
+  bool adopt_output(std::uint32_t index);
 
   // Damage (connection_damage.cpp). What cannot be true of a slot that a predecessor left, whatever instant
   // it died at; empty: nothing. For a slot that is not free, before anything else relies on it.
@@ -79,6 +99,19 @@ class Connections {
   bool repair_slots_used(std::uint32_t at_least);
 
  private:
+  struct Staged {
+    std::uint64_t end = 0;
+    std::uint32_t crc = 0;  // of the stream before `end`
+  };
+  // As much output as waits between two marks at least: points up to which the checksum is known, so that
+  // checking what is sent next does not mean checking all that waits.
+  static constexpr std::uint64_t kMarkEvery = std::uint64_t{16} * 1024;
+
+  std::uint32_t crc_of_output(std::uint32_t index, std::uint64_t from, std::uint64_t to,
+                              std::uint32_t crc) const;
+  std::uint32_t crc_of_input(std::uint32_t index) const;
+  void mark_output(std::uint32_t index);
+  Staged mark_from(std::uint32_t index, std::uint64_t offset) const;
   std::byte* in_buffer(std::uint32_t index) const { return in_ + std::size_t{index} * geometry_.in_bytes; }
   std::byte* out_buffer(std::uint32_t index) const { return out_ + std::size_t{index} * geometry_.out_bytes; }
   void copy_in(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to) const;
@@ -89,7 +122,8 @@ class Connections {
   Slot* slots_;
   std::byte* in_;
   std::byte* out_;
-  std::vector<std::uint64_t> staged_;
+  std::vector<Staged> staged_;
+  std::unordered_map<std::uint32_t, std::vector<Staged>> marks_;  // of those for whom much waits
   std::uint64_t unsent_of_all_ = 0;
   std::vector<std::byte> scratch_;  // a message that wraps, made contiguous
 };

@@ -28,6 +28,9 @@ inline CrashPoint kSendQueued{"send-queued"};        // entry in the ring, not s
 inline CrashPoint kSubmitted{"submitted"};           // the kernel has acted
 inline CrashPoint kSendCompleted{"send-completed"};  // completion seen, not yet counted
 inline CrashPoint kSendCounted{"send-counted"};      // counted, completion not yet taken
+inline CrashPoint kSendSealed{"send-sealed"};        // checksum moved on, what was sent not yet counted
+inline CrashPoint kInputOpened{"input-opened"};      // the seal is broken, nothing is executed
+inline CrashPoint kInputSealed{"input-sealed"};      // what waits is sealed
 inline CrashPoint kAcceptCompleted{"accept-completed"};
 inline CrashPoint kAcceptCommitted{"accept-committed"};
 inline CrashPoint kSlotPrepared{"slot-prepared"};  // a slot's first use: it is not among those used yet

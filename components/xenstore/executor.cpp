@@ -81,7 +81,10 @@ std::uint64_t Executor::journal(InputKind kind, std::initializer_list<std::span<
 }
 
 void Executor::finish(std::uint64_t journal_tail, std::uint64_t next_serial) {
-  for (CommitEntry& entry : entries_) entry.produced = connections_.staged(entry.slot);
+  for (CommitEntry& entry : entries_) {
+    entry.produced = connections_.staged(entry.slot);
+    entry.out_crc = connections_.staged_crc(entry.slot);
+  }
   commit_.make(entries_, journal_tail, next_serial);
   replica_.advance(journal_tail);
   for (const CommitEntry& entry : entries_) {

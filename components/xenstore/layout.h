@@ -54,6 +54,12 @@ struct alignas(128) Slot {
   // count << 48 | low bits of the offset of the newest: requests of this client that killed owner after owner
   // and were refused. One word, so that counting one twice is counting it once.
   std::atomic<std::uint64_t> strikes;
+  // Checksums, each one word with the low half of the offset it is of (connection_seals.cpp). Of all output
+  // before `sent`: stored before `sent`, so the two agree once completions are counted.
+  std::atomic<std::uint64_t> sent_seal;
+  // Of the input between `parsed` and `received`, while it rests; 0 while it is worked on.
+  std::atomic<std::uint64_t> rest_seal;
+  std::atomic<std::uint32_t> out_crc;  // CRC32C of all output before `produced`; changes with it
   // Something here was found to be damaged: the client is cut off, by a successor if not by its finder.
   std::atomic<std::uint32_t> damaged;
 };
@@ -64,6 +70,8 @@ struct CommitEntry {
   SlotState state;
   std::uint64_t parsed;
   std::uint64_t produced;
+  std::uint32_t out_crc = 0;  // of all output before `produced`
+  std::uint32_t unused = 0;
 };
 
 struct CommitRecord {

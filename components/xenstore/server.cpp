@@ -89,6 +89,7 @@ Status Server::take_over(const Takeover& takeover) {
   // Whatever took effect for the predecessor was posted before the kernel passed its lease on, so it is here
   // now. What it had waiting (cancelled above) may still be reported, as cancelled, any time later.
   drain_completions();
+  inspect_output();
   resume_connections();
   arm_poll(Operation::kWake, instance_.wake_fd());
   arm_poll(Operation::kContract, instance_.contract_fd());

@@ -47,13 +47,17 @@ class Server {
   // What this process has in flight for a slot; unlike Slot, this dies with us, as the operations do.
   struct Flight {
     bool receiving = false;
-    bool sending = false;
+    bool sending = false;  // or waiting to
+    bool full = false;     // its socket took no more; a poll tells when it does
     bool closing = false;
     bool cancelled = false;
     bool broken = false;     // the client reads no more: output is dropped
     bool flushing = false;   // is in flush_
     bool throttled = false;  // waits until its domain has read replies
     bool delayed = false;    // is in delayed_
+    // Of the tickets in flight: a position in custody may be damaged when they must be cancelled.
+    std::uint64_t receive_base = 0;
+    std::uint64_t send_base = 0;
   };
   // A client that may go on only later.
   struct Delayed {
@@ -82,12 +86,14 @@ class Server {
   void complete(const io_uring_cqe& cqe);
   void received(const Ticket& told, int result);
   void sent(const Ticket& told, int result);
+  void writable(const Ticket& told);
   void accepted(const Ticket& told, int result);
   void closed(const Ticket& told, int result);
   void drain_completions();
   void mark_flush(std::uint32_t slot);
   void flush();
   void arm_send(std::uint32_t slot);
+  void arm_writable(std::uint32_t slot);
   void arm_receive(std::uint32_t slot);
   void arm_accept();
   void arm_close(std::uint32_t slot);
@@ -120,8 +126,11 @@ class Server {
   void finish_commit();
   void forget_connections_of_lost_ring();
   void inspect_slots();
+  void inspect_output();
   std::string_view damage_of(std::uint32_t slot) const;
   void close_damaged(std::uint32_t slot, std::string_view what);
+  void cut_damaged(std::uint32_t slot, std::string_view what);
+  void tell_damage(std::uint32_t slot, std::string_view what);
 
   // Quarantine (server_quarantine.cpp).
   void condemn(const Quarantine::Condemned& condemned);

@@ -59,6 +59,7 @@ std::string_view Server::damage_of(std::uint32_t index) const {
   // The journal says who is connected.
   if ((state == SlotState::kOpen) != domid.has_value()) return "its state contradicts the journal";
   if (domid && *domid != slot.domid) return "its domain contradicts the journal";
+  if (state == SlotState::kOpen && !connections_.input_sound(index)) return "its input";
   return {};
 }
 
@@ -73,14 +74,40 @@ void Server::inspect_slots() {
   if (damaged_connections_ > 0) connections_.count_unsent();
 }
 
-// Marked first: a successor does the same.
-void Server::close_damaged(std::uint32_t index, std::string_view what) {
+// After completions were counted: checksums and positions agree from then on.
+void Server::inspect_output() {
+  const std::uint32_t before = damaged_connections_;
+  for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {
+    if (connections_.slot(i).state.load() != SlotState::kOpen) continue;
+    if (connections_.slot(i).damaged.load() != 0) {
+      close_damaged(i, "its input");
+    } else if (!connections_.adopt_output(i)) {
+      close_damaged(i, "its output");
+    }
+  }
+  if (damaged_connections_ != before) connections_.count_unsent();
+}
+
+void Server::tell_damage(std::uint32_t index, std::string_view what) {
   const std::string client = name_of(index);
   const std::string text = client + " is damaged in custody (" + std::string(what) + "): cut off";
   spdlog::error("{}", text);
   if (++damaged_connections_ <= kMostTold) (void)instance_.send_finding("client", text, client);
+}
+
+// Takeover. Marked first: a successor does the same.
+void Server::close_damaged(std::uint32_t index, std::string_view what) {
+  tell_damage(index, what);
   connections_.write_off(index);
   executor_.disconnect(index);
+}
+
+// While serving: nothing more of it is executed or sent.
+void Server::cut_damaged(std::uint32_t index, std::string_view what) {
+  if (connections_.slot(index).state.load() != SlotState::kOpen) return;
+  connections_.slot(index).damaged.store(1);
+  tell_damage(index, what);
+  begin_close(index);
 }
 
 }  // namespace bulkhead::xenstore

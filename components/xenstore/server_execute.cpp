@@ -72,8 +72,14 @@ void Server::settle() {
   if (queue_.empty()) instance_.vitals().oldest_pending_ns.store(0, std::memory_order_relaxed);
 }
 
-void Server::run_slice(std::uint32_t slot) {
-  if (execute_some(slot)) queue_.add_behind(slot);
+void Server::run_slice(std::uint32_t index) {
+  const Slot& slot = connections_.slot(index);
+  if (slot.state.load(std::memory_order_relaxed) != SlotState::kOpen) return;
+  quarantine_.handling(index);
+  if (!connections_.output_positions_sound(index)) return cut_damaged(index, "its output");
+  if (!connections_.open_input(index)) return cut_damaged(index, "its input");
+  if (execute_some(index)) queue_.add_behind(index);
+  if (slot.state.load(std::memory_order_relaxed) == SlotState::kOpen) connections_.seal_input(index);
 }
 
 // True if the client has more that could be executed at once.
@@ -238,8 +244,8 @@ void Server::begin_close(std::uint32_t index) {
   if (!flight.receiving && !flight.sending) return arm_close(index);
   if (flight.cancelled) return;
   flight.cancelled = true;
-  if (flight.receiving) cancel(Operation::kReceive, index, slot.received.load());
-  if (flight.sending) cancel(Operation::kSend, index, slot.sent.load());
+  if (flight.receiving) cancel(Operation::kReceive, index, flight.receive_base);
+  if (flight.sending) cancel(flight.full ? Operation::kWritable : Operation::kSend, index, flight.send_base);
 }
 
 }  // namespace bulkhead::xenstore

@@ -43,6 +43,9 @@ void Server::complete(const io_uring_cqe& cqe) {
     case Operation::kSend:
       quarantine_.handling(told.subject);
       return sent(told, cqe.res);
+    case Operation::kWritable:
+      quarantine_.handling(told.subject);
+      return writable(told);
     case Operation::kAccept:
       return accepted(told, cqe.res);
     case Operation::kClose:
@@ -73,7 +76,11 @@ void Server::received(const Ticket& told, int result) {
   const std::uint64_t before = slot.received.load(std::memory_order_relaxed);
   // A completion is seen twice if its reader died before taking it; the base tells whether it has been
   // counted.
-  if (result > 0 && told.matches(before)) slot.received.store(before + static_cast<std::uint64_t>(result));
+  if (result > 0 && told.matches(before) && connections_.open_input(told.subject)) {
+    slot.received.store(before + static_cast<std::uint64_t>(result));
+  } else if (result > 0 && (told.matches(before) || own(told))) {
+    slot.damaged.store(1);
+  }
   kReceiveCounted.pass();
   if (!own(told)) return;
   flights_[told.subject].receiving = false;
@@ -81,6 +88,7 @@ void Server::received(const Ticket& told, int result) {
   if (result <= 0 && !retry) slot.end_of_input.store(1);
   if (slot.state.load() == SlotState::kClosing) return begin_close(told.subject);
   queue_.add(told.subject);
+  if (slot.damaged.load(std::memory_order_relaxed) != 0) return cut_damaged(told.subject, "its input");
   mark_flush(told.subject);
 }
 
@@ -97,6 +105,7 @@ void Server::sent(const Ticket& told, int result) {
   flight.sending = false;
   const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
   if (result < 0 && !retry) flight.broken = true;
+  flight.full = result == -EAGAIN;
   if (result > 0 && !answered_) {
     answered_ = true;
     instance_.vitals().first_answer_ns.store(monotonic_ns());
@@ -105,6 +114,13 @@ void Server::sent(const Ticket& told, int result) {
   if (!connections_.output_pending(told.subject)) connections_.shrink_output(told.subject);
   unthrottle(slot.domid);
   queue_.add(told.subject);  // there may be room again for requests that waited
+  mark_flush(told.subject);
+}
+
+void Server::writable(const Ticket& told) {
+  if (!own(told)) return;
+  flights_[told.subject].sending = flights_[told.subject].full = false;
+  if (connections_.slot(told.subject).state.load() == SlotState::kClosing) return begin_close(told.subject);
   mark_flush(told.subject);
 }
 
@@ -165,17 +181,34 @@ void Server::flush() {
   arm_accept();
 }
 
+// Bytes are checked at the instant they are handed to the kernel, so none of them wait there for a client
+// that does not read: an operation that waits would send what they have become by then.
 void Server::arm_send(std::uint32_t slot) {
   Flight& flight = flights_[slot];
   if (flight.sending || flight.broken || !connections_.output_pending(slot)) return;
+  if (flight.full) return arm_writable(slot);
   const auto bytes = connections_.send_source(slot);
-  const std::uint64_t base = connections_.slot(slot).sent.load(std::memory_order_relaxed);
+  if (!connections_.output_sound(slot, bytes.size())) {
+    queue_.add(slot);  // so that those whom its end concerns are told
+    return cut_damaged(slot, "its output");
+  }
+  const std::uint64_t base = flight.send_base = connections_.slot(slot).sent.load(std::memory_order_relaxed);
   io_uring_sqe* sqe = ring_.entry();
-  io_uring_prep_send(sqe, static_cast<int>(slot), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  io_uring_prep_send(sqe, static_cast<int>(slot), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   sqe->flags |= IOSQE_FIXED_FILE;
   sqe->user_data = ticket(Operation::kSend, slot, base).encode();
   flight.sending = true;
   kSendQueued.pass();
+}
+
+void Server::arm_writable(std::uint32_t slot) {
+  io_uring_sqe* sqe = ring_.entry();
+  io_uring_prep_poll_add(sqe, static_cast<int>(slot), POLLOUT);
+  sqe->flags |= IOSQE_FIXED_FILE;
+  Flight& flight = flights_[slot];
+  flight.send_base = connections_.slot(slot).sent.load(std::memory_order_relaxed);
+  sqe->user_data = ticket(Operation::kWritable, slot, flight.send_base).encode();
+  flight.sending = true;
 }
 
 void Server::arm_receive(std::uint32_t slot) {
@@ -186,7 +219,8 @@ void Server::arm_receive(std::uint32_t slot) {
   }
   const auto space = connections_.receive_space(slot);
   if (space.empty()) return;
-  const std::uint64_t base = connections_.slot(slot).received.load(std::memory_order_relaxed);
+  const std::uint64_t base = flight.receive_base =
+      connections_.slot(slot).received.load(std::memory_order_relaxed);
   io_uring_sqe* sqe = ring_.entry();
   io_uring_prep_recv(sqe, static_cast<int>(slot), space.data(), space.size(), 0);
   sqe->flags |= IOSQE_FIXED_FILE;

@@ -20,6 +20,7 @@ void Server::condemn(const Quarantine::Condemned& condemned) {
 }
 
 void Server::refuse_poison(std::uint32_t slot, std::uint32_t deaths) {
+  if (!connections_.open_input(slot)) return close_damaged(slot, "its input");
   Request request{};
   if (connections_.next_message(slot, request) != Connections::Input::kMessage) return;
   const std::uint32_t strikes = quarantine_.strike(slot);

@@ -114,7 +114,7 @@ struct Incarnation {
     while (connections.output_pending(slot)) {
       const auto source = connections.send_source(slot);
       bytes += as_text(source);
-      connections.slot(slot).sent.fetch_add(source.size());
+      connections.set_sent(slot, connections.slot(slot).sent.load() + source.size());
     }
     return bytes;
   }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <functional>
@@ -25,6 +26,7 @@ using xenstore::Slot;
 using xenstore::SlotState;
 
 constexpr std::uint32_t kConnections = 64;
+constexpr xenstore::Geometry kGeometry{kConnections, 16 * 1024, 1 << 20};
 
 std::string with_nul(std::string text) {
   return text + '\0';
@@ -45,8 +47,7 @@ class XenstoreDamage : public ::testing::Test {
     ASSERT_TRUE(bystander_->call(XS_WRITE, 0, with_nul("/kept") + "value").has_value());
     victim_ = connect("victim", victims_log_);
     ASSERT_TRUE(victim_->call(XS_WATCH, 0, with_nul("/kept") + with_nul("token")).has_value());
-    const xenstore::Geometry geometry{kConnections, 16 * 1024, 1 << 20};
-    auto connections = host_->map("connections", xenstore::connections_bytes(geometry));
+    auto connections = host_->map("connections", xenstore::connections_bytes(kGeometry));
     ASSERT_TRUE(connections.has_value()) << connections.error().message();
     connections_ = std::move(*connections);
     auto control = host_->map("control", xenstore::control_bytes(kConnections));
@@ -74,7 +75,7 @@ class XenstoreDamage : public ::testing::Test {
     freeze(*host_->active());
     if (damage) damage();
     host_->kill(*host_->active());
-    ASSERT_TRUE(host_->wait_until([&] { return standby->active(); }));
+    ASSERT_TRUE(host_->wait_until([&] { return host_->active() == standby; }));
   }
 
   static void freeze(const ComponentHost::Instance& instance) {
@@ -84,6 +85,19 @@ class XenstoreDamage : public ::testing::Test {
   }
 
   Slot* slots() { return connections_.at<Slot>(0); }
+  // Where the bytes of a stream's offset stand.
+  std::byte& input_byte(Slot& slot, std::uint64_t offset) {
+    const std::size_t at = (offset - slot.in_base.load()) & (kGeometry.in_bytes - 1);
+    return buffers()[index_of(slot) * kGeometry.in_bytes + at];
+  }
+  std::byte& output_byte(Slot& slot, std::uint64_t offset) {
+    const std::size_t at = (offset - slot.out_base.load()) & (kGeometry.out_bytes - 1);
+    return buffers()[kConnections * std::size_t{kGeometry.in_bytes} + index_of(slot) * kGeometry.out_bytes +
+                     at];
+  }
+  std::size_t index_of(Slot& slot) { return static_cast<std::size_t>(&slot - slots()); }
+  std::byte* buffers() { return connections_.data() + (kConnections * sizeof(Slot) + 4095) / 4096 * 4096; }
+
   xenstore::Control& control() { return *control_.at<xenstore::Control>(0); }
   // The connection made last.
   Slot& victims_slot() {
@@ -119,6 +133,34 @@ class XenstoreDamage : public ::testing::Test {
       text += finding.finding() + ": " + finding.evidence() + " [" + finding.client() + "]\n";
     }
     return text;
+  }
+  // Asks for a large value again and again and reads nothing, until replies wait in the service.
+  void let_replies_wait(xs::XsClient& client, const Slot& slot) {
+    ASSERT_TRUE(bystander_->call(XS_WRITE, 0, with_nul("/big") + std::string(4000, 'x')).has_value());
+    for (int i = 0; i < 2000; ++i) client.send(XS_READ, 0, with_nul("/big"));
+    ASSERT_TRUE(host_->wait_until([&] {
+      client.flush();
+      return slot.produced.load() - slot.sent.load() > 200'000;
+    }));
+    for (int i = 0; i < 20; ++i) ASSERT_TRUE(bystander_->call(XS_READ, 0, with_nul("/big")).has_value());
+  }
+  // Reads all there is, until the client is cut off; nothing of it may be wrong.
+  void expect_only_right_replies(xs::XsClient& client) {
+    struct Ears : xs::Listener {
+      int heard = 0;
+      int wrong = 0;
+      void on_reply(const xs::Reply& reply) override {
+        ++heard;
+        wrong += reply.payload == std::string(4000, 'x') ? 0 : 1;
+      }
+      void on_event(xs::XsClient&, std::string_view, std::string_view) override {}
+    } ears;
+    EXPECT_TRUE(host_->wait_until([&] {
+      client.receive(ears);
+      return !client.connected();
+    }));
+    EXPECT_GT(ears.heard, 0);
+    EXPECT_EQ(ears.wrong, 0);
   }
   std::string name_of(const Slot& slot) { return "connection " + std::to_string(slot.serial.load()); }
 
@@ -202,6 +244,68 @@ TEST_F(XenstoreDamage, TheRingsGenerationIsRepaired) {
   expect_bystander_unharmed();
   EXPECT_TRUE(victim_->call(XS_READ, 0, with_nul("/kept")).has_value());
   EXPECT_EQ(control().ring_generation.load(), right);
+}
+
+// The bit flips while the owner serves, or just before it dies.
+TEST_F(XenstoreDamage, WaitingOutputIsNotSentIfItIsDamaged) {
+  for (const bool of_the_dead : {false, true}) {
+    SCOPED_TRACE(of_the_dead);
+    victim_ = connect("victim", victims_log_);
+    ASSERT_TRUE(victim_->call(XS_READ, 0, with_nul("/kept")).has_value());
+    Slot& slot = victims_slot();
+    const std::string name = name_of(slot);
+    let_replies_wait(*victim_, slot);
+    const auto flip = [&] {
+      output_byte(slot, (slot.sent.load() + slot.produced.load()) / 2) ^= std::byte{32};
+    };
+    of_the_dead ? take_over(flip) : flip();
+    expect_only_right_replies(*victim_);
+    EXPECT_TRUE(host_->wait_until([&] { return !host_->active()->findings().empty(); }));
+    EXPECT_THAT(findings(), HasSubstr("its output): cut off [" + name + "]"));
+    expect_bystander_unharmed();
+    restore();
+  }
+}
+
+TEST_F(XenstoreDamage, WaitingInputIsNotExecutedIfItIsDamaged) {
+  for (const bool of_the_dead : {false, true}) {
+    SCOPED_TRACE(of_the_dead);
+    auto socket = xs::XsClient::connect(host_->socket_path());
+    ASSERT_TRUE(socket.has_value());
+    const std::string payload = with_nul("/wrong") + std::string(100, 'w');
+    const xsd_sockmsg header{XS_WRITE, 1, 0, static_cast<std::uint32_t>(payload.size())};
+    const std::string request = std::string(reinterpret_cast<const char*>(&header), sizeof header) + payload;
+    ASSERT_EQ(::send(socket->get(), request.data(), 60, 0), 60);
+    Slot* slot = nullptr;
+    ASSERT_TRUE(host_->wait_until([&] {
+      slot = &victims_slot();
+      return slot->received.load() == 60 && slot->parsed.load() == 0 && slot->rest_seal.load() != 0;
+    }));
+    const std::string name = name_of(*slot);
+    const auto flip = [&] { input_byte(*slot, 20) ^= std::byte{1}; };  // in the path
+    of_the_dead ? take_over(flip) : flip();
+    (void)::send(socket->get(), request.data() + 60, request.size() - 60, MSG_NOSIGNAL);
+    // The end, not an answer. (A reset, if the service had not read all of it.)
+    char byte = 0;
+    EXPECT_LE(::recv(socket->get(), &byte, 1, 0), 0);
+    EXPECT_TRUE(host_->wait_until([&] { return !host_->active()->findings().empty(); }));
+    EXPECT_THAT(findings(), HasSubstr("its input): cut off [" + name + "]"));
+    expect_bystander_unharmed();
+    EXPECT_THAT(bystander_->call(XS_DIRECTORY, 0, with_nul("/")).value_or("rong"), Not(HasSubstr("rong")));
+    restore();
+  }
+}
+
+// Positions of a client that just waits for an event: found when it speaks again, before old bytes become a
+// request once more.
+TEST_F(XenstoreDamage, PositionsOfAnIdleClientAreChecked) {
+  Slot& slot = victims_slot();
+  ASSERT_TRUE(host_->wait_until([&] { return slot.rest_seal.load() != 0; }));
+  slot.parsed.fetch_sub(20);
+  victim_->send(XS_READ, 0, with_nul("/kept"));
+  victim_->flush();
+  expect_cut_off(*victim_);
+  expect_bystander_unharmed();
 }
 
 // Nobody can know whom the commit moved: all are cut off, the state goes on, and the core is told.

@@ -176,7 +176,7 @@ void send_back(Connections& connections, std::uint32_t index, Client& client, co
   const bool fits = client.expected.size() + bytes.size() <= small_custody_settings().geometry.out_bytes;
   require(connections.stage(index, header, as_bytes(payload)) == fits, "stage takes what there is room for");
   if (!fits) return;
-  connections.slot(index).produced.store(connections.staged(index));
+  connections.set_produced(index, connections.staged(index), connections.staged_crc(index));
   client.expected += bytes;
 }
 
@@ -187,7 +187,8 @@ void drain(Connections& connections, std::uint32_t index, Client& client, std::s
     const auto sent = source.first(std::min(source.size(), most));
     require(client.expected.compare(0, sent.size(), as_text(sent)) == 0, "output is what was put in");
     client.expected.erase(0, sent.size());
-    connections.slot(index).sent.fetch_add(sent.size());
+    require(connections.output_sound(index, sent.size()), "output that nobody damaged is sound");
+    connections.set_sent(index, connections.slot(index).sent.load() + sent.size());
     most -= sent.size();
   }
   require(connections.output_pending(index) == !client.expected.empty(), "output_pending");
@@ -207,7 +208,9 @@ bool take_message(Connections& connections, std::uint32_t index, Client& client)
   check_payload(payload);
   (void)effect_of(header.type, header.transaction_id);
   send_back(connections, index, client, header, payload);
+  require(connections.open_input(index), "input that nobody damaged is sound");
   connections.slot(index).parsed.fetch_add(16 + header.length);
+  connections.seal_input(index);
   client.arrived.erase(0, 16 + header.length);
   return true;
 }
@@ -219,10 +222,12 @@ void arrive(Connections& connections, std::uint32_t index, Client& client, std::
     require(space.empty() == (client.arrived.size() == in_bytes), "space is left unless the buffer is full");
     const std::size_t piece = std::min({count, client.unsent.size(), space.size()});
     if (piece == 0) return;
+    require(connections.open_input(index), "input that nobody damaged is sound");
     std::memcpy(space.data(), client.unsent.data(), piece);
     client.arrived += client.unsent.substr(0, piece);
     client.unsent.erase(0, piece);
     connections.slot(index).received.fetch_add(piece);
+    connections.seal_input(index);
     count -= piece;
   }
 }
@@ -233,6 +238,7 @@ void begin(Connections& connections, std::uint32_t index, std::uint64_t offset) 
   for (auto* at : {&slot.received, &slot.parsed, &slot.produced, &slot.sent, &slot.in_base, &slot.out_base}) {
     at->store(offset);
   }
+  slot.sent_seal.store(static_cast<std::uint32_t>(offset));  // nothing was sent: the checksum of nothing
   connections.unstage(index);
 }
 

@@ -1,5 +1,8 @@
 #include "components/xenstore/commit.h"
 
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "components/xenstore/crash_points.h"
@@ -40,10 +43,17 @@ void Commit::make(std::span<const CommitEntry> entries, std::uint64_t journal_ta
   record.crc = checksum(number, record);
   kCommitPrepared.pass();
   control.committed.store(number, std::memory_order_release);
+  if (damage_next_.load(std::memory_order_relaxed)) [[unlikely]]
+    die_damaged(record);
   kCommitted.pass();
   apply(record);
   kCommitApplied.pass();
   control.applied.store(number, std::memory_order_release);
+}
+
+void Commit::die_damaged(CommitRecord& record) {
+  record.next_serial ^= 1;
+  ::kill(::getpid(), SIGKILL);
 }
 
 void Commit::apply(const CommitRecord& record) {

@@ -2,6 +2,7 @@
 // it woke. A successor finishes a commit that was made but not applied.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -26,6 +27,9 @@ class Commit {
   // is marked as damaged: nobody was told what it said, and nobody goes on who should have been.
   void distrust();
 
+  // Fault `corrupt`: this process's next commit is damaged after it became true, and its owner dies.
+  static void damage_next() { damage_next_.store(true, std::memory_order_relaxed); }
+
   // What CommitRecord::crc is for record `number`.
   static std::uint32_t checksum(std::uint64_t number, const CommitRecord& record);
 
@@ -33,6 +37,9 @@ class Commit {
   bool intact(std::uint64_t number) const;
   void apply(const CommitRecord& record);
 
+  static void die_damaged(CommitRecord& record);
+
+  static inline std::atomic<bool> damage_next_{false};
   Custody& custody_;
   Connections& connections_;
 };

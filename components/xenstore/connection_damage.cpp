@@ -43,6 +43,40 @@ void Connections::write_off(std::uint32_t index) {
   kDamageWrittenOff.pass();
 }
 
+// The byte in the middle of what waits; null: nothing does.
+std::byte* Connections::victim_of(std::uint32_t index, Place place) const {
+  Slot& s = slot(index);
+  const auto in_ring = [](std::byte* ring, std::uint32_t size, const auto& base, const auto& from,
+                          const auto& to) {
+    const std::uint64_t waits = to.load() - from.load();
+    return waits == 0 ? nullptr : ring + ((from.load() + waits / 2 - base.load()) & (size - 1));
+  };
+  switch (place) {
+    case Place::kInput:
+      return in_ring(in_buffer(index), geometry_.in_bytes, s.in_base, s.parsed, s.received);
+    case Place::kOutput:
+      return in_ring(out_buffer(index), geometry_.out_bytes, s.out_base, s.sent, s.produced);
+    case Place::kPositions:
+      return reinterpret_cast<std::byte*>(&s.sent);
+  }
+  return nullptr;
+}
+
+bool Connections::flip_bit(Place place) {
+  std::byte* victim = nullptr;
+  std::uint64_t newest = 0;
+  for (std::uint32_t i = 0; i < slots_used(); ++i) {
+    const Slot& s = slot(i);
+    if (s.state.load() != SlotState::kOpen || s.serial.load() < newest) continue;
+    if (std::byte* const found = victim_of(i, place)) {
+      victim = found;
+      newest = s.serial.load();
+    }
+  }
+  if (victim != nullptr) *victim ^= std::byte{16};
+  return victim != nullptr;
+}
+
 bool Connections::repair_slots_used(std::uint32_t at_least) {
   const std::uint32_t used = control_.slots_used.load();
   if (used >= at_least && used <= geometry_.max_connections) return false;

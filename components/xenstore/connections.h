@@ -95,10 +95,15 @@ class Connections {
   // Marks a slot as damaged and empties its streams, so that it can be closed like any other. Harmless to
   // repeat. Call count_unsent() when all are.
   void write_off(std::uint32_t index);
+  // Fault `corrupt`: flips a bit of what waits for the newest connection for which something does, or of the
+  // newest connection's positions. False: there is none.
+  enum class Place : std::uint8_t { kInput, kOutput, kPositions };
+  bool flip_bit(Place place);
   // Repairs slots_used() if it is damaged or leaves out a slot below `at_least`. True if it did.
   bool repair_slots_used(std::uint32_t at_least);
 
  private:
+  std::byte* victim_of(std::uint32_t index, Place place) const;
   struct Staged {
     std::uint64_t end = 0;
     std::uint32_t crc = 0;  // of the stream before `end`

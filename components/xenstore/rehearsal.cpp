@@ -2,11 +2,15 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <charconv>
 #include <csignal>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "components/xenstore/commit.h"
+#include "components/xenstore/connections.h"
 #include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
 #include "runtime/clock.h"
@@ -53,6 +57,24 @@ Status begin_as_guest(Control& control, const std::string& argument, std::int64_
   return {};
 }
 
+Status flip_in_custody(const Custody& custody, const std::string& place) {
+  if (place == "commit") {
+    Commit::damage_next();
+    return {};
+  }
+  using Place = Connections::Place;
+  static constexpr std::array kPlaces{std::pair{"output", Place::kOutput}, std::pair{"input", Place::kInput},
+                                      std::pair{"slot", Place::kPositions}};
+  for (const auto& [name, where] : kPlaces) {
+    if (place != name) continue;
+    if (Connections(custody).flip_bit(where)) return {};
+    return failure(ErrorKind::kRefused,
+                   "corrupt: there is no client of which " + place + " could be damaged");
+  }
+  return failure(ErrorKind::kInvalid,
+                 "corrupt: \"" + place + "\" is none of tree, output, input, slot, commit");
+}
+
 }  // namespace
 
 Poison poison_of(const Control& control, const Request& request, std::int64_t now_ns) {
@@ -88,7 +110,7 @@ std::uint32_t domain_of_new_client(const Control& control, std::int64_t now_ns) 
 }
 
 std::vector<InstanceFaults::Own> own_faults(const std::function<Custody*()>& custody,
-                                            std::function<void()> corrupt) {
+                                            std::function<void()> corrupt_tree) {
   const auto with_control = [custody](auto act) {
     return [custody, act](const std::string& argument, std::int64_t expires_ns) -> Status {
       Custody* found = custody();
@@ -102,12 +124,15 @@ std::vector<InstanceFaults::Own> own_faults(const std::function<Custody*()>& cus
     };
   };
   std::vector<InstanceFaults::Own> faults;
-  faults.push_back({"corrupt",
-                    [corrupt = std::move(corrupt)](const std::string&, std::int64_t) {
-                      corrupt();
-                      return Status();
-                    },
-                    {}});
+  faults.push_back(
+      {"corrupt",
+       [custody, tree = std::move(corrupt_tree)](const std::string& place, std::int64_t) -> Status {
+         if (place.empty() || place == "tree") return tree(), Status();
+         const Custody* found = custody();
+         if (found == nullptr) return failure(ErrorKind::kRefused, "there is no custody yet");
+         return flip_in_custody(*found, place);
+       },
+       {}});
   faults.push_back({"poison", with_control([](Control& control, const std::string&, std::int64_t expires_ns) {
                       control.poison_until_ns.store(expires_ns);
                       return Status();

@@ -1,5 +1,10 @@
 // Faults of this service that an operator can rehearse besides the common ones (runtime/instance_faults.h):
 //
+//   corrupt PLACE      flips a bit: of the tree in this instance's memory (tree, or no argument), or in
+//   custody:
+//                      of what waits to be sent to a client or to be executed for it (output, input), of a
+//                      connection's positions (slot), or of the next commit's record, whose owner dies
+//                      (commit)
 //   poison             requests naming /poison/... kill whoever serves them: /poison/crash, /poison/reply
 //   (while the
 //                      reply is made), /poison/hang, /poison/memory; /poison/connection kills whoever looks
@@ -8,7 +13,7 @@
 //   as-guest DOMID     clients that connect from now on act for that unprivileged domain, with its quotas and
 //                      permissions: what could a hostile guest do?
 //
-// Both live in custody until their lease ends, so that successors suffer them too.
+// The last two live in custody until their lease ends, so that successors suffer them too.
 #pragma once
 
 #include <array>
@@ -38,9 +43,8 @@ void suffer(Poison poison);
 std::uint32_t domain_of_new_client(const Control& control, std::int64_t now_ns);
 
 inline constexpr std::array kOwnFaultKinds{"poison", "as-guest"};
-// The two faults and `corrupt`, carried out on what `custody` and `replica` give at that time (null: not
-// there yet).
+// All of them, carried out on what `custody` gives at that time (null: not there yet), and by `corrupt_tree`.
 std::vector<InstanceFaults::Own> own_faults(const std::function<Custody*()>& custody,
-                                            std::function<void()> corrupt);
+                                            std::function<void()> corrupt_tree);
 
 }  // namespace bulkhead::xenstore

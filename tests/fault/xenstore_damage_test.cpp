@@ -308,6 +308,52 @@ TEST_F(XenstoreDamage, PositionsOfAnIdleClientAreChecked) {
   expect_bystander_unharmed();
 }
 
+// What an operator can rehearse: bulkhead inject xenstore corrupt PLACE.
+TEST_F(XenstoreDamage, CanBeRehearsed) {
+  const auto corrupt = [&](const char* place) {
+    ASSERT_TRUE(host_->inject(*host_->active(), "corrupt", place).has_value());
+    host_->ping(*host_->active());  // answered after the order
+    ASSERT_TRUE(
+        host_->wait_until([&] { return host_->active()->vitals().pong == host_->active()->vitals().ping; }));
+  };
+  corrupt("slot");
+  victim_->send(XS_READ, 0, with_nul("/kept"));
+  victim_->flush();
+  expect_cut_off(*victim_);
+  EXPECT_THAT(findings(), HasSubstr("its output): cut off"));
+  expect_bystander_unharmed();
+
+  victim_ = connect("victim", victims_log_);
+  ASSERT_TRUE(victim_->call(XS_READ, 0, with_nul("/kept")).has_value());
+  let_replies_wait(*victim_, victims_slot());
+  corrupt("output");
+  expect_only_right_replies(*victim_);
+  expect_bystander_unharmed();
+
+  victim_ = connect("victim", victims_log_);
+  ASSERT_TRUE(victim_->call(XS_READ, 0, with_nul("/kept")).has_value());
+  ASSERT_EQ(::send(victim_->socket().get(), "half a header", 13, 0), 13);
+  ASSERT_TRUE(host_->wait_until([&] {
+    const Slot& slot = victims_slot();
+    return slot.received.load() - slot.parsed.load() == 13 && slot.rest_seal.load() != 0;
+  }));
+  corrupt("input");
+  ASSERT_EQ(::send(victim_->socket().get(), "the rest of it, and more", 24, 0), 24);
+  expect_cut_off(*victim_);
+  EXPECT_THAT(findings(), HasSubstr("its input): cut off"));
+  expect_bystander_unharmed();
+}
+
+TEST_F(XenstoreDamage, ADamagedCommitCanBeRehearsed) {
+  ComponentHost::Instance* standby = host_->ready_standby();
+  ASSERT_TRUE(host_->inject(*host_->active(), "corrupt", "commit").has_value());
+  victim_->send(XS_WRITE, 0, with_nul("/kept") + "other");
+  victim_->flush();
+  ASSERT_TRUE(host_->wait_until([&] { return standby->active(); }));
+  expect_cut_off(*victim_);
+  EXPECT_THAT(host_->active()->takeover().note(), HasSubstr("is damaged"));
+}
+
 // Nobody can know whom the commit moved: all are cut off, the state goes on, and the core is told.
 TEST_F(XenstoreDamage, ACommitThatCannotBeReadClosesEveryConnection) {
   // Of the last one's parity: what stands there is not its own.

@@ -1,4 +1,5 @@
-// CRC32C (Castagnoli), the checksum of journal records and snapshots; computed by ISA-L.
+// CRC32C (Castagnoli), the checksum of journal records, snapshots and what waits in custody; computed by the
+// CPU's instruction, or by ISA-L if there is none or there is much.
 #pragma once
 
 #include <cstddef>

@@ -88,14 +88,18 @@ void Journal::rest_before(std::uint64_t position) {
   constexpr std::uint64_t kStep = std::uint64_t{256} * 1024;
   if (position < rested_ + kStep) return;
   const std::uint64_t end = position / kPage * kPage;
+  rest(rested_, end);
+  rested_ = end;
+}
+
+void Journal::rest(std::uint64_t from, std::uint64_t to) const {
   // A page fault maps its neighbours as well, those behind included.
   constexpr std::uint64_t kNeighbours = std::uint64_t{64} * 1024;
-  const std::uint64_t length = std::min(end - (rested_ - std::min(rested_, kNeighbours)), capacity_);
-  const std::uint64_t first = (end - length) % capacity_;
+  const std::uint64_t length = std::min(to - (from - std::min(from, kNeighbours)), capacity_);
+  const std::uint64_t first = (to - length) % capacity_;
   const std::uint64_t before_wrap = std::min(length, capacity_ - first);
   mapping_.rest(kDataOffset + first, before_wrap);
   mapping_.rest(kDataOffset, length - before_wrap);
-  rested_ = end;
 }
 
 Status Journal::read(std::uint64_t position, JournalRecord& record) const {

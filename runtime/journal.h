@@ -49,6 +49,8 @@ class Journal {
   // This process has no more use for records before `position`: their pages may leave its page tables. Cheap
   // to call often.
   void rest_before(std::uint64_t position);
+  // Likewise of what was read between the two.
+  void rest(std::uint64_t from, std::uint64_t to) const;
 
   // Reader: the record at `position` (start() <= position < tail()), copied. kNotFound: overwritten
   // meanwhile, load a newer snapshot. kInvalid: damaged.

@@ -84,7 +84,12 @@ ErrorCode control_soft_quota(Call& call, const Arguments& arguments) {
 ErrorCode control_check(Call& call, const Arguments& arguments) {
   if (!arguments.empty()) return ErrorCode::kInvalid;
   if (!check_state(call.state)) return ErrorCode::kIo;
-  call.acknowledge();
+  const std::string report = call.out.check_report();
+  if (report.empty()) {
+    call.acknowledge();
+  } else {
+    reply_text(call, "OK\n" + report);
+  }
   return ErrorCode::kNone;
 }
 

@@ -81,6 +81,8 @@ class Output : public ServerUsage {
   virtual void domain_released(std::uint32_t domid) { static_cast<void>(domid); }
   // CONTROL log|on, log|off and print|<text>: "log on", "log off", "print <text>".
   virtual void log_control(std::string_view command) { static_cast<void>(command); }
+  // CONTROL check: what else was checked, one line; empty: nothing else is.
+  virtual std::string check_report() const { return {}; }
   virtual void quota_warning(const QuotaWarning& warning) { static_cast<void>(warning); }
 };
 

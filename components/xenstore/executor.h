@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -48,6 +49,8 @@ class Executor : private Output {
   std::vector<QuotaRow> quotas() const { return replica_.engine().quotas(*this); }
   // Domains that came up to a limit since the last call.
   std::vector<QuotaWarning> take_quota_warnings() { return std::exchange(quota_warnings_, {}); }
+  // What CONTROL check says of custody; asked at that time.
+  void on_check(std::function<std::string()> report) { check_report_ = std::move(report); }
   // Puts into the journal what the state is here, for whoever follows to compare.
   void checkpoint(std::uint64_t incarnation);
 
@@ -87,6 +90,7 @@ class Executor : private Output {
   std::uint64_t undelivered_bytes(std::uint32_t domid) const override {
     return delivery_.most_bytes_of_domain(domid);
   }
+  std::string check_report() const override { return check_report_ ? check_report_() : std::string(); }
   void quota_warning(const QuotaWarning& warning) override { quota_warnings_.push_back(warning); }
 
   std::uint64_t event_bound(const Slot& slot) const;
@@ -114,6 +118,7 @@ class Executor : private Output {
   bool congested_ = false;
   bool deadly_ = false;
   std::vector<QuotaWarning> quota_warnings_;
+  std::function<std::string()> check_report_;
 };
 
 }  // namespace bulkhead::xenstore

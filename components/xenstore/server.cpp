@@ -40,8 +40,10 @@ Server::Server(Instance& instance, const ServerSettings& settings, Custody& cust
       quarantine_(custody, connections_),
       write_limit_(settings.write_limit),
       snapshots_(custody),
+      custody_scrub_(custody, connections_),
       flights_(connections_.capacity()),
       queue_(connections_.capacity()) {
+  executor_.on_check([this] { return custody_scrub_.report(monotonic_ns()); });
   replica_.on_damage([this](const std::string& what) { end_damaged(what); });
 }
 
@@ -217,6 +219,7 @@ std::int64_t Server::next_deadline() const {
     if (deadline == 0 || at < deadline) deadline = std::max<std::int64_t>(at, 1);
   };
   no_later_than(scrubber_.next_turn_ns());
+  no_later_than(custody_scrub_.next_turn_ns());
   if (checkpoints_.next_ns() != 0) no_later_than(checkpoints_.next_ns());
   if (accept_again_ns_ != 0) no_later_than(accept_again_ns_);
   if (snapshots_.too_large()) no_later_than(next_snapshot_ns_);
@@ -239,6 +242,7 @@ void Server::housekeeping(std::int64_t now) {
   pace(now);
   keep_journal_short(now);
   if (auto sound = scrubber_.turn(replica_.engine(), now); !sound) end_damaged(sound.error().message());
+  scrub_custody(now);
 }
 
 void Server::seal_journal(std::int64_t now) {

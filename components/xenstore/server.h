@@ -10,6 +10,7 @@
 #include "components/xenstore/checkpoint_schedule.h"
 #include "components/xenstore/completion.h"
 #include "components/xenstore/connections.h"
+#include "components/xenstore/custody_scrub.h"
 #include "components/xenstore/executor.h"
 #include "components/xenstore/quarantine.h"
 #include "components/xenstore/replica.h"
@@ -127,6 +128,8 @@ class Server {
   void forget_connections_of_lost_ring();
   void inspect_slots();
   void inspect_output();
+  void scrub_custody(std::int64_t now);
+  void replace_storage(const CustodyScrub::Damage& damage);
   std::string_view damage_of(std::uint32_t slot) const;
   void close_damaged(std::uint32_t slot, std::string_view what);
   void cut_damaged(std::uint32_t slot, std::string_view what);
@@ -165,6 +168,7 @@ class Server {
   std::optional<SnapshotWriting> snapshot_;
   std::int64_t next_snapshot_ns_ = 0;
   Scrubber scrubber_;
+  CustodyScrub custody_scrub_;
   CheckpointSchedule checkpoints_;
 
   std::vector<Flight> flights_;
@@ -183,6 +187,7 @@ class Server {
   std::string salvage_note_;  // empty: nothing had to be salvaged
   std::string damage_note_;   // likewise for what custody holds of connections
   std::uint32_t damaged_connections_ = 0;
+  std::string damaged_storage_;  // as it was told last
   std::uint64_t rung_tail_ = 0;
   std::uint64_t follower_position_ = 0;
   std::int64_t follower_moved_ns_ = 0;

@@ -110,4 +110,29 @@ void Server::cut_damaged(std::uint32_t index, std::string_view what) {
   begin_close(index);
 }
 
+void Server::scrub_custody(std::int64_t now) {
+  for (const CustodyScrub::Damage& damage : custody_scrub_.turn(now)) {
+    if (damage.where == CustodyScrub::Damage::Where::kConnection) {
+      queue_.add(damage.slot);  // so that those whom its end concerns are told
+      cut_damaged(damage.slot, damage.what);
+    } else {
+      replace_storage(damage);
+    }
+  }
+}
+
+// The owner knows what it said: a snapshot of the state as it is makes the damaged one, or the damaged
+// record, unnecessary. It must be newer than the one there is, so something is written first.
+void Server::replace_storage(const CustodyScrub::Damage& damage) {
+  if (std::exchange(damaged_storage_, damage.what) != damage.what) {
+    spdlog::error("{}: replaced by a new snapshot", damage.what);
+    const bool journal = damage.where == CustodyScrub::Damage::Where::kJournal;
+    (void)instance_.send_finding(journal ? "journal" : "snapshot",
+                                 damage.what + ": replaced by a new snapshot", "");
+  }
+  if (!executor_.can_journal()) return;  // a snapshot is under way
+  executor_.checkpoint(incarnation_);
+  custody_.control().snapshot_wanted.store(1);
+}
+
 }  // namespace bulkhead::xenstore

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/snapshot_format.h"
 #include "runtime/crc32c.h"
 
 namespace bulkhead::xenstore {
@@ -104,6 +105,31 @@ Result<SnapshotStore::Loaded> SnapshotStore::load_slot(std::size_t slot,
   auto engine = read_snapshot(bytes, pause);
   if (!engine) return forward(std::move(engine), "cannot load the snapshot");
   return Loaded{position, std::move(*engine)};
+}
+
+Result<bool> SnapshotStore::verify_some(std::uint64_t& at, std::size_t budget) const {
+  const auto damaged = [] { return failure(ErrorKind::kInvalid, "the published snapshot is damaged"); };
+  const std::uint64_t published = custody_.control().published.load();
+  if (published == 0) return false;
+  if ((published & 3) >= kSnapshotSlots) return damaged();
+  const Mapping& segment = custody_.snapshot(published & 3);
+  const SnapshotHead* head = head_of(segment);
+  const std::uint64_t length = head->length;
+  if (length > segment.size() - kSnapshotData ||
+      (head->seal != 0 && head->seal != seal_of(head->journal_position, length))) {
+    return damaged();
+  }
+  const std::span<const std::byte> bytes{segment.data() + kSnapshotData, length};
+  const std::uint64_t first = at;
+  bool sound = true;
+  while (sound && at < length && at - first < budget) {
+    const std::size_t whole = core::framed_size(bytes.subspan(at), at == 0);
+    sound = whole != 0;
+    at += whole;
+  }
+  segment.rest(kSnapshotData + first, at - first);
+  if (!sound) return damaged();
+  return at < length;
 }
 
 std::vector<std::size_t> SnapshotStore::complete() const {

@@ -31,6 +31,10 @@ class SnapshotStore {
   std::vector<std::size_t> complete() const;
   // What one of them holds. kInvalid: damaged.
   Result<Loaded> load_slot(std::size_t slot, const std::function<void()>& pause = {}) const;
+  // Checks the framing of the published snapshot's records from offset `at` on, about `budget` bytes of them,
+  // and moves `at` on; true while there is more. kInvalid: damaged. What is replaced meanwhile may look so:
+  // compare Control::published before and after.
+  Result<bool> verify_some(std::uint64_t& at, std::size_t budget) const;
   // Makes a complete one the published one. Nobody else may be writing.
   void republish(std::optional<std::size_t> slot) const;
 

@@ -134,6 +134,12 @@ class XenstoreDamage : public ::testing::Test {
     }
     return text;
   }
+  // It may be told after the client is cut off.
+  void expect_found(const std::string& text) {
+    EXPECT_TRUE(host_->wait_until([&] { return findings().find(text) != std::string::npos; }))
+        << text << " is not in:\n"
+        << findings();
+  }
   // Asks for a large value again and again and reads nothing, until replies wait in the service.
   void let_replies_wait(xs::XsClient& client, const Slot& slot) {
     ASSERT_TRUE(bystander_->call(XS_WRITE, 0, with_nul("/big") + std::string(4000, 'x')).has_value());
@@ -197,10 +203,10 @@ TEST_F(XenstoreDamage, ASlotThatCannotBeTrueCostsItsClientOnly) {
     const std::string name = name_of(slot);
     take_over([&] { damages[i](slot); });
     expect_cut_off(*victim_);
-    EXPECT_THAT(findings(), HasSubstr("client: connection "));
-    EXPECT_THAT(findings(), HasSubstr("is damaged in custody"));
+    expect_found("client: connection ");
+    expect_found("is damaged in custody");
     if (i != 4) {  // whose name is what was damaged
-      EXPECT_THAT(findings(), HasSubstr("[" + name));
+      expect_found("[" + name);
     }
     EXPECT_EQ(host_->active()->findings().size(), 1U) << findings();
     expect_bystander_unharmed();
@@ -223,7 +229,7 @@ TEST_F(XenstoreDamage, ItsFinderDies) {
   ASSERT_TRUE(host_->wait_until([&] { return finder->ended(); }));
   restore();
   expect_cut_off(*victim_);
-  EXPECT_THAT(findings(), HasSubstr("was found to be damaged"));
+  expect_found("was found to be damaged");
   expect_bystander_unharmed();
 }
 
@@ -261,7 +267,7 @@ TEST_F(XenstoreDamage, WaitingOutputIsNotSentIfItIsDamaged) {
     of_the_dead ? take_over(flip) : flip();
     expect_only_right_replies(*victim_);
     EXPECT_TRUE(host_->wait_until([&] { return !host_->active()->findings().empty(); }));
-    EXPECT_THAT(findings(), HasSubstr("its output): cut off [" + name + "]"));
+    expect_found("its output): cut off [" + name + "]");
     expect_bystander_unharmed();
     restore();
   }
@@ -289,7 +295,7 @@ TEST_F(XenstoreDamage, WaitingInputIsNotExecutedIfItIsDamaged) {
     char byte = 0;
     EXPECT_LE(::recv(socket->get(), &byte, 1, 0), 0);
     EXPECT_TRUE(host_->wait_until([&] { return !host_->active()->findings().empty(); }));
-    EXPECT_THAT(findings(), HasSubstr("its input): cut off [" + name + "]"));
+    expect_found("its input): cut off [" + name + "]");
     expect_bystander_unharmed();
     EXPECT_THAT(bystander_->call(XS_DIRECTORY, 0, with_nul("/")).value_or("rong"), Not(HasSubstr("rong")));
     restore();
@@ -308,6 +314,70 @@ TEST_F(XenstoreDamage, PositionsOfAnIdleClientAreChecked) {
   expect_bystander_unharmed();
 }
 
+// Nobody has to speak or die for it to be found.
+TEST_F(XenstoreDamage, IsFoundOfAnIdleClient) {
+  const std::vector<std::function<void(Slot&)>> damages{
+      [](Slot& slot) { slot.parsed ^= 16; }, [](Slot& slot) { slot.received ^= 4; },
+      [](Slot& slot) { slot.sent ^= 1; }, [](Slot& slot) { slot.produced ^= 32; },
+      [](Slot& slot) { slot.rest_seal ^= 1; }};
+  for (std::size_t i = 0; i < damages.size(); ++i) {
+    SCOPED_TRACE(i);
+    Slot& slot = victims_slot();
+    const std::string name = name_of(slot);
+    ASSERT_TRUE(host_->wait_until([&] { return slot.rest_seal.load() != 0; }));
+    damages[i](slot);
+    expect_cut_off(*victim_);
+    expect_found("cut off [" + name + "]");
+    EXPECT_TRUE(host_->wait_until([&] { return slot.state.load() == SlotState::kFree; }));
+    expect_bystander_unharmed();
+    victim_ = connect("victim", victims_log_);
+    ASSERT_TRUE(victim_->call(XS_READ, 0, with_nul("/kept")).has_value());
+  }
+}
+
+// A record of the journal, then the published snapshot: the owner knows what they said and replaces them,
+// before anybody has to start from them.
+TEST_F(XenstoreDamage, OfJournalAndSnapshotIsMendedInTime) {
+  const auto journal = host_->map("journal", 1 << 16);
+  ASSERT_TRUE(journal.has_value());
+  const auto expect_mended = [&](const std::string& what, const std::function<void()>& damage) {
+    const std::uint64_t published = control().published.load();
+    damage();
+    ASSERT_TRUE(host_->wait_until([&] { return control().published.load() != published; })) << what;
+    ASSERT_TRUE(host_->wait_until([&] { return findings().find(what) != std::string::npos; })) << findings();
+    expect_found("replaced by a new snapshot");
+    expect_bystander_unharmed();
+    // Everybody dies: what is in custody can be read.
+    host_->kill(*host_->ready_standby());
+    host_->kill(*host_->active());
+    ASSERT_TRUE(host_->wait_until([&] { return host_->living() == 0; }));
+    restore();
+    expect_bystander_unharmed();
+    EXPECT_TRUE(victim_->call(XS_READ, 0, with_nul("/kept")).has_value());
+  };
+  expect_mended("journal: journal damaged at position 0",
+                [&] { journal->data()[4096 + 10] ^= std::byte{1}; });
+  const std::size_t slot = control().published.load() & 3;
+  const auto snapshot = host_->map("snapshot-" + std::to_string(slot), 1 << 16);
+  ASSERT_TRUE(snapshot.has_value());
+  expect_mended("snapshot: the published snapshot is damaged",
+                [&] { snapshot->data()[xenstore::kSnapshotData + 30] ^= std::byte{1}; });
+}
+
+TEST_F(XenstoreDamage, CheckSaysWhatWasChecked) {
+  std::string said;
+  ASSERT_TRUE(host_->wait_until([&] {
+    said = bystander_->call(XS_CONTROL, 0, with_nul("check")).value_or("failed");
+    return said.find("not yet complete") == std::string::npos;
+  }));
+  EXPECT_THAT(said, ::testing::StartsWith("OK\ncustody: 2 connections checked, last pass "));
+  EXPECT_THAT(said, HasSubstr("damages found: 0"));
+  victims_slot().parsed.fetch_sub(20);
+  expect_cut_off(*victim_);
+  EXPECT_THAT(bystander_->call(XS_CONTROL, 0, with_nul("check")).value_or("failed"),
+              HasSubstr("damages found: 1"));
+}
+
 // What an operator can rehearse: bulkhead inject xenstore corrupt PLACE.
 TEST_F(XenstoreDamage, CanBeRehearsed) {
   const auto corrupt = [&](const char* place) {
@@ -320,7 +390,7 @@ TEST_F(XenstoreDamage, CanBeRehearsed) {
   victim_->send(XS_READ, 0, with_nul("/kept"));
   victim_->flush();
   expect_cut_off(*victim_);
-  EXPECT_THAT(findings(), HasSubstr("its output): cut off"));
+  expect_found("its output): cut off");
   expect_bystander_unharmed();
 
   victim_ = connect("victim", victims_log_);
@@ -338,9 +408,9 @@ TEST_F(XenstoreDamage, CanBeRehearsed) {
     return slot.received.load() - slot.parsed.load() == 13 && slot.rest_seal.load() != 0;
   }));
   corrupt("input");
-  ASSERT_EQ(::send(victim_->socket().get(), "the rest of it, and more", 24, 0), 24);
+  (void)::send(victim_->socket().get(), "the rest of it, and more", 24, MSG_NOSIGNAL);  // cut off already?
   expect_cut_off(*victim_);
-  EXPECT_THAT(findings(), HasSubstr("its input): cut off"));
+  expect_found("its input): cut off");
   expect_bystander_unharmed();
 }
 
@@ -349,7 +419,7 @@ TEST_F(XenstoreDamage, ADamagedCommitCanBeRehearsed) {
   ASSERT_TRUE(host_->inject(*host_->active(), "corrupt", "commit").has_value());
   victim_->send(XS_WRITE, 0, with_nul("/kept") + "other");
   victim_->flush();
-  ASSERT_TRUE(host_->wait_until([&] { return standby->active(); }));
+  ASSERT_TRUE(host_->wait_until([&] { return host_->active() == standby; }));
   expect_cut_off(*victim_);
   EXPECT_THAT(host_->active()->takeover().note(), HasSubstr("is damaged"));
 }
@@ -369,7 +439,7 @@ TEST_F(XenstoreDamage, ACommitThatCannotBeReadClosesEveryConnection) {
   }));
   EXPECT_THAT(host_->active()->takeover().note(), HasSubstr("is damaged"));
   EXPECT_THAT(host_->active()->takeover().note(), HasSubstr("all connections were closed"));
-  EXPECT_THAT(findings(), HasSubstr("was found to be damaged"));
+  expect_found("was found to be damaged");
   restore();
   xs::AnomalyLog log;
   auto next = connect("next", log);

@@ -248,8 +248,11 @@ TEST_F(XenstoreFault, DamagedJournalRecord) {
     host_->ping(*host_->active());  // as the core does; it would see the wish at its next request, too
     return host_->ready_standby() != nullptr;
   }));
-  ASSERT_EQ((*standby)->findings().size(), 1U);
-  EXPECT_EQ((*standby)->findings()[0].finding(), "journal");
+  // By the standby, or by the owner's scrub if that was faster.
+  auto findings = (*standby)->findings();
+  if (findings.empty()) findings = host_->active()->findings();
+  ASSERT_EQ(findings.size(), 1U);
+  EXPECT_EQ(findings[0].finding(), "journal");
   host_->kill(*host_->active());
   ASSERT_TRUE(host_->wait_until([&] { return (*standby)->active(); }));
   for (int i = 0; i < 100; ++i) EXPECT_EQ(client.call(XS_READ, 0, path(i)), std::to_string(i));

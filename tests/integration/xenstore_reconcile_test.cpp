@@ -44,6 +44,8 @@ TEST(XenstoreReconcile, DamagedJournalIsTheLossyStepsAndSaysSo) {
   const v1::Component before = host.wait_complete("xenstore");
   const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
   ASSERT_TRUE(journal.valid());
+  // An owner that goes on would find the damage and mend it.
+  ::kill(static_cast<pid_t>(before.active_pid()), SIGSTOP);
   const std::uint8_t nonsense = 0xff;
   ASSERT_EQ(::pwrite(journal.get(), &nonsense, 1, 4096 + 5), 1);  // in the first record, which is needed
   ::kill(static_cast<pid_t>(before.standby_pid()), SIGKILL);
@@ -118,6 +120,8 @@ TEST_P(ReconcileCrashPoint, TheNextCoreKnowsWhatIsNext) {
   });
   const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
   ASSERT_TRUE(journal.valid());
+  // An owner that goes on would find the damage and mend it.
+  ::kill(static_cast<pid_t>(before.active_pid()), SIGSTOP);
   const std::uint8_t nonsense = 0xff;
   ASSERT_EQ(::pwrite(journal.get(), &nonsense, 1, 4096 + 5), 1);
   ::kill(static_cast<pid_t>(before.active_pid()), SIGKILL);

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <fstream>
@@ -17,11 +18,18 @@ namespace {
 class PriorityTest : public testing::Test {
  protected:
   PriorityTest() {
+    std::array<int, 2> pipe{};
+    EXPECT_EQ(::pipe(pipe.data()), 0);
     const pid_t pid = ::fork();
     if (pid == 0) {
       ::setsid();
+      ::close(pipe[1]);
       for (;;) ::pause();
     }
+    ::close(pipe[1]);
+    char end = 0;
+    EXPECT_EQ(::read(pipe[0], &end, 1), 0);  // it has a session of its own
+    ::close(pipe[0]);
     process_ = std::move(*PidFd::open(pid));
   }
   ~PriorityTest() override { end(); }

@@ -126,11 +126,14 @@ class XenstoreDamage : public ::testing::Test {
     EXPECT_TRUE(bystander_->call(XS_WRITE, 0, with_nul("/kept") + "value").has_value());
     EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
   }
-  // What the active instance told the core, one line each.
+  // What the living instances told the core, one line each.
   std::string findings() {
     std::string text;
-    for (const auto& finding : host_->active()->findings()) {
-      text += finding.finding() + ": " + finding.evidence() + " [" + finding.client() + "]\n";
+    for (const auto* instance : {host_->active(), host_->ready_standby()}) {
+      if (instance == nullptr) continue;
+      for (const auto& finding : instance->findings()) {
+        text += finding.finding() + ": " + finding.evidence() + " [" + finding.client() + "]\n";
+      }
     }
     return text;
   }
@@ -344,8 +347,7 @@ TEST_F(XenstoreDamage, OfJournalAndSnapshotIsMendedInTime) {
     const std::uint64_t published = control().published.load();
     damage();
     ASSERT_TRUE(host_->wait_until([&] { return control().published.load() != published; })) << what;
-    ASSERT_TRUE(host_->wait_until([&] { return findings().find(what) != std::string::npos; })) << findings();
-    expect_found("replaced by a new snapshot");
+    expect_found(what);  // by the owner, or by a standby that was just reading it
     expect_bystander_unharmed();
     // Everybody dies: what is in custody can be read.
     host_->kill(*host_->ready_standby());

@@ -1,9 +1,9 @@
 #include "components/xenstore/commit.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 
 #include "components/xenstore/crash_points.h"
 #include "runtime/crc32c.h"
@@ -43,7 +43,7 @@ void Commit::make(std::span<const CommitEntry> entries, std::uint64_t journal_ta
   record.crc = checksum(number, record);
   kCommitPrepared.pass();
   control.committed.store(number, std::memory_order_release);
-  if (damage_next_.load(std::memory_order_relaxed)) [[unlikely]]
+  if (next_is_damaged.load(std::memory_order_relaxed)) [[unlikely]]
     die_damaged(record);
   kCommitted.pass();
   apply(record);

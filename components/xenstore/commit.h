@@ -28,7 +28,7 @@ class Commit {
   void distrust();
 
   // Fault `corrupt`: this process's next commit is damaged after it became true, and its owner dies.
-  static void damage_next() { damage_next_.store(true, std::memory_order_relaxed); }
+  static void damage_next() { next_is_damaged.store(true, std::memory_order_relaxed); }
 
   // What CommitRecord::crc is for record `number`.
   static std::uint32_t checksum(std::uint64_t number, const CommitRecord& record);
@@ -39,7 +39,7 @@ class Commit {
 
   static void die_damaged(CommitRecord& record);
 
-  static inline std::atomic<bool> damage_next_{false};
+  static inline std::atomic<bool> next_is_damaged{false};
   Custody& custody_;
   Connections& connections_;
 };

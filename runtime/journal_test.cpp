@@ -121,7 +121,8 @@ TEST_F(JournalTest, WhatIsDoneWithIsMappedNoMoreAndAllThereAllTheSame) {
   std::mt19937 random(2);
   JournalRecord record;
   std::uint64_t read_at = 0;
-  while (writer.tail() < 5 * writer.capacity()) {
+  std::uint64_t look_at = 0;
+  while (writer.tail() < 3 * writer.capacity()) {
     const std::string payload(random() % 3000, static_cast<char>('a' + random() % 26));
     append(writer, 1, payload);
     writer.rest_before(writer.tail());
@@ -131,6 +132,8 @@ TEST_F(JournalTest, WhatIsDoneWithIsMappedNoMoreAndAllThereAllTheSame) {
     read_at = record.next;
     reader.rest_before(read_at);
     writer.release(read_at);
+    if (writer.tail() < look_at) continue;  // it takes its time
+    look_at = writer.tail() + (std::uint64_t{1} << 20);
     ASSERT_LE(mapped_kib(), 2U * 1024);
   }
 }

@@ -17,7 +17,9 @@ constexpr std::uint64_t kSmallTree = 50'000;
 struct Kept {
   std::uint32_t domid;
   std::uint64_t version;  // of the tree it began from
-  std::uint64_t nodes;    // at most: each change since has left one behind, and the tree had no more
+  ConnectionId connection;
+  std::uint32_t id;
+  std::uint64_t nodes;  // at most: each change since has left one behind, and the tree had no more
   Session* session;
   Transaction* transaction;
 };
@@ -31,10 +33,14 @@ std::vector<Kept> kept_by_guests(const State& state) {
       if (transaction->outlived) continue;
       const Tree& base = transaction->base;
       const std::uint64_t nodes = std::min(state.generation - base.version(), base.node_count());
-      all.push_back({session->domid, base.version(), nodes, session.get(), transaction.get()});
+      all.push_back(
+          {session->domid, base.version(), session->id, id, nodes, session.get(), transaction.get()});
     }
   }
-  std::ranges::stable_sort(all, {}, [](const Kept& kept) { return std::tuple(kept.domid, kept.version); });
+  // To the last one in the same order, whatever the engine: which one goes is state.
+  std::ranges::sort(all, {}, [](const Kept& kept) {
+    return std::tuple(kept.domid, kept.version, kept.connection, kept.id);
+  });
   return all;
 }
 

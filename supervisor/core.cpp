@@ -62,10 +62,9 @@ bool group_may_connect(std::uint32_t mode) {
 }
 
 std::string random_id() {
-  sd_id128_t id;
+  sd_id128_t id{};
   std::array<char, SD_ID128_STRING_MAX> text{};
-  // Fails only on a kernel without getrandom(2).
-  if (sd_id128_randomize(&id) < 0) id = SD_ID128_NULL;
+  (void)sd_id128_randomize(&id);  // fails only on a kernel without getrandom(2)
   return sd_id128_to_string(id, text.data());
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/clock.h"
@@ -19,7 +20,11 @@ std::int64_t median(std::array<std::int64_t, N> values, std::size_t count) {
 
 }  // namespace
 
-std::optional<Finding> LatencyMonitor::add(std::int64_t round_trip_ns, std::int64_t now_ns) {
+std::optional<Finding> LatencyMonitor::add(std::int64_t round_trip_ns, std::int64_t now_ns,
+                                           std::uint64_t work_done) {
+  const std::int64_t elapsed = now_ns - std::exchange(last_ns_, now_ns);
+  const std::uint64_t before = std::exchange(last_work_, work_done);
+  const std::uint64_t done = work_done > before ? work_done - before : 0;
   // What leaves the recent ring has become the past; slow times do not, or the baseline would follow the
   // failure.
   if (recent_count_ >= kRecent && slow_since_ns_ == 0)
@@ -30,8 +35,14 @@ std::optional<Finding> LatencyMonitor::add(std::int64_t round_trip_ns, std::int6
 
   const std::int64_t recent = median(recent_, kRecent);
   const std::int64_t usual = median(baseline_, std::min(baseline_count_, kBaseline));
-  const bool slow =
+  const bool busy = done > 0 && elapsed / static_cast<std::int64_t>(done) <= usual;
+  const bool late =
       recent >= policy_.floor_ns && static_cast<double>(recent) > policy_.factor * static_cast<double>(usual);
+  if (late && busy && slow_since_ns_ == 0) {
+    recent_count_ = 0;  // these times say nothing of what is usual
+    return std::nullopt;
+  }
+  const bool slow = late && !busy;
   if (!slow) {
     slow_since_ns_ = 0;
     reported_ = false;

@@ -20,8 +20,10 @@ class LatencyMonitor {
  public:
   explicit LatencyMonitor(LatencyPolicy policy) : policy_(policy) {}
 
-  // kSuspect once, until it has been normal again.
-  std::optional<Finding> add(std::int64_t round_trip_ns, std::int64_t now_ns);
+  // kSuspect once, until it has been normal again. `work_done`: requests the process has completed so far;
+  // one that completes them as fast as it usually answers one is busy, not slow, however long a newcomer
+  // waits.
+  std::optional<Finding> add(std::int64_t round_trip_ns, std::int64_t now_ns, std::uint64_t work_done = 0);
   // A new process has no history of its own; its predecessor's baseline stays valid for it.
   void forget_recent() { recent_count_ = 0; }
 
@@ -35,6 +37,8 @@ class LatencyMonitor {
   std::size_t recent_count_ = 0;
   std::size_t baseline_count_ = 0;
   std::int64_t slow_since_ns_ = 0;
+  std::int64_t last_ns_ = 0;     // of the last add()
+  std::uint64_t last_work_ = 0;  // its work_done
   bool reported_ = false;
 };
 

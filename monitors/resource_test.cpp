@@ -189,6 +189,26 @@ TEST(Latency, SlowAgainstItsOwnPast) {
   EXPECT_EQ(all.size(), 2U);
 }
 
+// A thousand clients at once: the probe waits for its turn, and everybody gets his.
+TEST(Latency, BusyIsNotSlow) {
+  LatencyMonitor monitor({.factor = 10, .floor_ns = 1000 * kUs});
+  std::int64_t now = 0;
+  std::uint64_t done = 0;
+  const auto add = [&](std::int64_t us, std::uint64_t requests) {
+    return monitor.add(us * kUs, now += kSecond, done += requests);
+  };
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(add(200, 10));
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(add(6000, 150'000));
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(add(200, 10));
+  // Each request takes long: that is no matter of how many there are.
+  int found = 0;
+  for (int i = 0; i < 20; ++i) found += add(6000, 160).has_value() ? 1 : 0;
+  EXPECT_EQ(found, 1);
+  // Its successor begins to count anew.
+  done = 0;
+  for (int i = 0; i < 10; ++i) EXPECT_FALSE(add(200, 10));
+}
+
 TEST(Latency, NeverBelowTheFloorNorWithoutAPast) {
   LatencyMonitor fast({.factor = 10, .floor_ns = 1000 * kUs});
   for (int i = 0; i < 100; ++i) EXPECT_FALSE(fast.add(10 * kUs, i));

@@ -181,13 +181,21 @@ std::unique_ptr<ProbeRunner> Surveillance::readiness_probe() {
                                        });
 }
 
+// By the active instance.
+std::uint64_t Surveillance::work_done() const {
+  for (const auto& [id, instance] : instances_) {
+    if (instance->role == Role::kActive && instance->link) return instance->link->vitals().work_done.load();
+  }
+  return 0;
+}
+
 void Surveillance::handle(const ProbeRunner::Outcome& outcome) {
   if (outcome.passed) {
     if (complaint_) handlers_.recovered();
     complaint_ = false;
     // Of a foreign component's check, most of the time is that of the probe's own process.
     if (config_.kind != ComponentKind::kNative) return;
-    if (auto slow = latency_.add(outcome.round_trip_ns, loop_.now())) handlers_.found(0, *slow);
+    if (auto slow = latency_.add(outcome.round_trip_ns, loop_.now(), work_done())) handlers_.found(0, *slow);
     return;
   }
   if (!outcome.finding) return;

@@ -68,6 +68,7 @@ class Surveillance {
   std::unique_ptr<ProbeRunner> request_probe();
   std::unique_ptr<ProbeRunner> liveness_probe();
   std::unique_ptr<ProbeRunner> readiness_probe();
+  std::uint64_t work_done() const;
   void handle(const ProbeRunner::Outcome& outcome);
   void arm_progress();
   void check_progress(std::int64_t due_ns);

@@ -38,12 +38,8 @@ std::optional<Finding> LatencyMonitor::add(std::int64_t round_trip_ns, std::int6
   const bool busy = done > 0 && elapsed / static_cast<std::int64_t>(done) <= usual;
   const bool late =
       recent >= policy_.floor_ns && static_cast<double>(recent) > policy_.factor * static_cast<double>(usual);
-  if (late && busy && slow_since_ns_ == 0) {
-    recent_count_ = 0;  // these times say nothing of what is usual
-    return std::nullopt;
-  }
-  const bool slow = late && !busy;
-  if (!slow) {
+  if (late && busy) forget_recent();  // these times say nothing of what is usual
+  if (!late || busy) {
     slow_since_ns_ = 0;
     reported_ = false;
     return std::nullopt;

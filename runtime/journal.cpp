@@ -84,12 +84,10 @@ std::uint64_t Journal::prepare(std::uint32_t kind, std::uint32_t subject,
 }
 
 void Journal::rest_before(std::uint64_t position) {
-  constexpr std::uint64_t kPage = 4096;
   constexpr std::uint64_t kStep = std::uint64_t{256} * 1024;
   if (position < rested_ + kStep) return;
-  const std::uint64_t end = position / kPage * kPage;
-  rest(rested_, end);
-  rested_ = end;
+  rest(rested_, position);
+  rested_ = position;
 }
 
 void Journal::rest(std::uint64_t from, std::uint64_t to) const {

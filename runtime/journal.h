@@ -86,7 +86,7 @@ class Journal {
 
   Mapping mapping_;
   std::uint64_t capacity_;
-  std::uint64_t rested_ = 0;  // position; a multiple of the page size
+  std::uint64_t rested_ = 0;  // position
 };
 
 }  // namespace bulkhead

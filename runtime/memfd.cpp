@@ -58,7 +58,7 @@ Result<Mapping> Mapping::map(BorrowedFd memfd, std::size_t at_least) {
 
 void Mapping::rest(std::size_t offset, std::size_t length) const {
   constexpr std::size_t kPage = 4096;
-  const std::size_t begin = (offset + kPage - 1) / kPage * kPage;
+  const std::size_t begin = offset / kPage * kPage;
   const std::size_t end = std::min(offset + length, size_) / kPage * kPage;
   // Of a shared mapping only what this process has mapped is dropped (madvise(2), MADV_DONTNEED).
   if (begin < end) (void)::madvise(data_ + begin, end - begin, MADV_DONTNEED);

@@ -47,8 +47,9 @@ class Mapping {
   // Stays mapped until the process ends, whatever becomes of this object, which is empty from now on.
   void keep() { data_ = nullptr; }
 
-  // This process is done with a range for now: its pages leave the page tables, and nothing else changes. A
-  // process that is killed keeps a CPU for as long as it has pages mapped.
+  // This process is done with a range for now: its pages leave the page tables (that of its end only if the
+  // whole page is done with), and nothing else changes. A process that is killed keeps a CPU for as long as
+  // it has pages mapped.
   void rest(std::size_t offset, std::size_t length) const;
   // Gives the pages of a range back to the system; they read as zero afterwards, in every process.
   void punch(std::size_t offset, std::size_t length) const;

@@ -27,6 +27,11 @@ Result<UniqueFd> PidFd::get_fd(int target) const {
   return fd;
 }
 
+bool PidFd::has_ended() const {
+  pollfd end{fd_.get(), POLLIN, 0};
+  return ::poll(&end, 1, 0) > 0;
+}
+
 std::optional<ExitStatus> PidFd::reap() {
   siginfo_t info{};
   if (::waitid(P_PIDFD, static_cast<id_t>(fd_.get()), &info, WEXITED | WNOHANG) == 0) {
@@ -35,8 +40,7 @@ std::optional<ExitStatus> PidFd::reap() {
   }
   if (errno != ECHILD) return std::nullopt;
   // Not our child: its end is all there is to know.
-  pollfd ended{fd_.get(), POLLIN, 0};
-  if (::poll(&ended, 1, 0) > 0) return ExitStatus{};
+  if (has_ended()) return ExitStatus{};
   return std::nullopt;
 }
 

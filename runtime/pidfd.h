@@ -33,6 +33,8 @@ class PidFd {
   Status signal(int signal_number) const;
   // A copy of descriptor `target` of the process; needs ptrace rights over it.
   Result<UniqueFd> get_fd(int target) const;
+  // A zombie has, too. Never blocks.
+  bool has_ended() const;
   // Has it ended? Reaps it if it is our child. Never blocks.
   std::optional<ExitStatus> reap();
 

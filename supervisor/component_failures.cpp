@@ -30,17 +30,11 @@ std::string evidence_of(const Instance& instance, const std::string& evidence) {
 }  // namespace
 
 Instance* Component::active() {
-  for (auto& [id, instance] : instances_) {
-    if (instance->role == Role::kActive) return instance.get();
-  }
-  return nullptr;
+  return instance_in(instances_, Role::kActive);
 }
 
 Instance* Component::standby() {
-  for (auto& [id, instance] : instances_) {
-    if (instance->role == Role::kStandby) return instance.get();
-  }
-  return nullptr;
+  return instance_in(instances_, Role::kStandby);
 }
 
 // The instance that owns the component or is to own it, whether or not the core has been told.

@@ -1,6 +1,5 @@
 // How an instance comes to be: started, or re-adopted from a former core. The order of the steps, and what a
 // successor sees if the core dies between two of them, is in docs/crash-windows.md.
-#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include <array>
@@ -276,8 +275,7 @@ Status Component::adopt_instance(const manifest::v1::Instance& record,
   if (!ring_.fd.valid() && !ring_.params.empty()) {
     if (auto ring = recover_ring(instance->process, kRingNumber, ring_.params)) ring_ = std::move(*ring);
   }
-  pollfd ended{instance->process.fd().get(), POLLIN, 0};
-  instance->ended_unseen = ::poll(&ended, 1, 0) == 1;
+  instance->ended_unseen = instance->process.has_ended();
   if (!instance->ended_unseen) adopt_program_of(*instance);
   Instance& kept = *instances_.emplace(record.id(), std::move(instance)).first->second;
   if (kept.role == Role::kFormer) fence_later(kept.id);

@@ -2,6 +2,13 @@
 
 namespace bulkhead::supervisor {
 
+Instance* instance_in(const Instances& instances, Role role) {
+  for (const auto& [id, instance] : instances) {
+    if (instance->role == role) return instance.get();
+  }
+  return nullptr;
+}
+
 manifest::v1::Instance record_of(const Instance& instance) {
   manifest::v1::Instance record;
   record.set_id(instance.id);

@@ -52,6 +52,9 @@ struct Instance {
 // By id, thus oldest first.
 using Instances = std::map<std::uint64_t, std::unique_ptr<Instance>>;
 
+// The first of them in this role; null: none.
+Instance* instance_in(const Instances& instances, Role role);
+
 // The name under which an instance's descriptors are parked: "i/COMPONENT/INSTANCE".
 inline std::string parked_prefix(const std::string& component, std::uint64_t instance) {
   return "i/" + component + "/" + std::to_string(instance);

@@ -1,7 +1,6 @@
 #include "supervisor/priority.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -9,18 +8,10 @@
 #include <string>
 
 namespace bulkhead::supervisor {
-namespace {
-
-// Its number may be another process's once it has been reaped.
-bool ended(const PidFd& process) {
-  pollfd end{process.fd().get(), POLLIN, 0};
-  return ::poll(&end, 1, 0) != 0;
-}
-
-}  // namespace
 
 Status set_priority(const PidFd& process, int nice) {
-  if (ended(process)) return failure(ErrorKind::kNotFound, "the process has ended");
+  // Its number may be another process's once it has been reaped.
+  if (process.has_ended()) return failure(ErrorKind::kNotFound, "the process has ended");
   // A process's number is its main thread's: PRIO_PROCESS means one thread here (setpriority(2), "C
   // library/kernel differences").
   if (::setpriority(PRIO_PROCESS, static_cast<id_t>(process.pid()), nice) == 0) return {};
@@ -28,7 +19,7 @@ Status set_priority(const PidFd& process, int nice) {
 }
 
 Status set_session_priority(const PidFd& process, int nice) {
-  if (ended(process)) return failure(ErrorKind::kNotFound, "the process has ended");
+  if (process.has_ended()) return failure(ErrorKind::kNotFound, "the process has ended");
   const std::string path = "/proc/" + std::to_string(process.pid()) + "/autogroup";
   const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (!file.valid()) return {};

@@ -183,10 +183,8 @@ std::unique_ptr<ProbeRunner> Surveillance::readiness_probe() {
 
 // By the active instance.
 std::uint64_t Surveillance::work_done() const {
-  for (const auto& [id, instance] : instances_) {
-    if (instance->role == Role::kActive && instance->link) return instance->link->vitals().work_done.load();
-  }
-  return 0;
+  const Instance* active = instance_in(instances_, Role::kActive);
+  return active == nullptr || !active->link ? 0 : active->link->vitals().work_done.load();
 }
 
 void Surveillance::handle(const ProbeRunner::Outcome& outcome) {

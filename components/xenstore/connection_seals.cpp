@@ -1,6 +1,7 @@
 // Checksums over the bytes that wait in a connection's buffers, and the positions that say which they are.
 #include "components/xenstore/connections.h"
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/ring_pieces.h"
 #include "runtime/crc32c.h"
 
 namespace bulkhead::xenstore {
@@ -20,11 +21,9 @@ constexpr bool is_at(std::uint64_t seal, std::uint64_t offset) {
 // Of `length` bytes of a ring, whose size is a power of two; no more than it has.
 std::uint32_t crc_of_ring(std::span<const std::byte> ring, std::uint64_t offset, std::uint64_t length,
                           std::uint32_t crc) {
-  const std::size_t at = offset & (ring.size() - 1);
-  const std::size_t size = std::min<std::size_t>(length, ring.size());
-  const std::size_t first = std::min(size, ring.size() - at);
-  crc = crc32c(ring.subspan(at, first), crc);
-  return first == size ? crc : crc32c(ring.first(size - first), crc);
+  const auto [first, second] = ring_pieces(ring, offset, std::min<std::size_t>(length, ring.size()));
+  crc = crc32c(first, crc);
+  return second.empty() ? crc : crc32c(second, crc);
 }
 
 }  // namespace

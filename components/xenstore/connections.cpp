@@ -7,6 +7,8 @@
 
 #include "components/xenstore/crash_points.h"
 #include "components/xenstore/protocol.h"
+#include "components/xenstore/ring_pieces.h"
+#include "runtime/crc32c.h"
 
 namespace bulkhead::xenstore {
 namespace {
@@ -16,10 +18,8 @@ constexpr std::size_t kMostAtOnce = std::size_t{64} * 1024;
 
 // The bytes of a ring, whose size is a power of two, from `offset` on.
 void copy_from_ring(std::span<const std::byte> ring, std::uint64_t offset, std::span<std::byte> to) {
-  const std::size_t at = offset & (ring.size() - 1);
-  const std::size_t first = std::min(to.size(), ring.size() - at);
-  std::memcpy(to.data(), ring.data() + at, first);
-  std::memcpy(to.data() + first, ring.data(), to.size() - first);
+  const auto [first, second] = ring_pieces(ring, offset, to.size());
+  std::ranges::copy(second, std::ranges::copy(first, to.begin()).out);
 }
 
 }  // namespace
@@ -82,12 +82,11 @@ void Connections::copy_in(std::uint32_t index, std::uint64_t offset, std::span<s
 }
 
 void Connections::copy_out(std::uint32_t index, std::uint64_t offset, std::span<const std::byte> from) const {
-  if (from.empty()) return;  // an empty payload may have no address, which memcpy() does not allow
   const std::uint64_t base = slot(index).out_base.load(std::memory_order_relaxed);
-  const std::size_t at = (offset - base) & (geometry_.out_bytes - 1);
-  const std::size_t first = std::min<std::size_t>(from.size(), geometry_.out_bytes - at);
-  std::memcpy(out_buffer(index) + at, from.data(), first);
-  std::memcpy(out_buffer(index), from.data() + first, from.size() - first);
+  const auto [first, second] =
+      ring_pieces(std::span(out_buffer(index), geometry_.out_bytes), offset - base, from.size());
+  std::ranges::copy(from.first(first.size()), first.begin());
+  std::ranges::copy(from.subspan(first.size()), second.begin());
 }
 
 Connections::Input Connections::next_message(std::uint32_t index, Request& request) {
@@ -152,7 +151,7 @@ bool Connections::stage(std::uint32_t index, const Header& header, std::span<con
   if (end == s.sent.load(std::memory_order_relaxed) && !kept) s.out_base.store(end);
   copy_out(index, end, std::as_bytes(std::span(&header, 1)));
   copy_out(index, end + sizeof header, payload);
-  crc = crc_of_output(index, end, end + size, crc);
+  crc = crc32c(payload, crc32c(std::as_bytes(std::span(&header, 1)), crc));
   end += size;
   if (end - s.sent.load(std::memory_order_relaxed) > kMarkEvery) mark_output(index);
   return true;

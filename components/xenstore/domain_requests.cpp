@@ -1,6 +1,4 @@
 // INTRODUCE, RELEASE, RESUME, SET_TARGET, GET_DOMAIN_PATH, IS_DOMAIN_INTRODUCED.
-#include <charconv>
-#include <optional>
 #include <vector>
 
 #include "components/xenstore/events.h"
@@ -13,14 +11,6 @@ namespace {
 std::uint32_t parse_domid(std::string_view text) {
   std::int64_t number = leading_number(text);
   return number < 0 || number > 0xFFFFFFFF ? 0xFFFFFFFF : static_cast<std::uint32_t>(number);
-}
-
-// Digits and nothing else, at most what a domid's type can hold.
-std::optional<std::uint32_t> exact_domid(std::string_view text) {
-  std::uint16_t domid = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), domid);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return domid;
 }
 
 Domain* find_introduced(const State& state, std::uint32_t domid) {

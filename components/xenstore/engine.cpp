@@ -47,9 +47,6 @@ const std::array<HandlerEntry, kTypeCount> kHandlers = [] {
 
 namespace {
 
-bool changes_nodes(std::uint32_t type) {
-  return type == kWrite || type == kMkdir || type == kRm || type == kSetPerms;
-}
 bool reads_nodes(std::uint32_t type) {
   return type == kRead || type == kDirectory || type == kDirectoryPart || type == kGetPerms;
 }
@@ -65,7 +62,7 @@ ErrorCode dispatch(Call& call, std::uint32_t transaction_id) {
     if (found == call.session.transactions.end()) return ErrorCode::kNoEntry;
     call.transaction = found->second.get();
     // One that was given up has no tree: it reads the current one, and what it would change comes to nothing.
-    if (call.transaction->outlived && changes_nodes(call.type)) return ErrorCode::kAgain;
+    if (call.transaction->outlived && changes_node(call.type)) return ErrorCode::kAgain;
     if (call.transaction->outlived && reads_nodes(call.type)) call.transaction = nullptr;
   }
   return entry.handler(call);
@@ -133,6 +130,9 @@ std::uint64_t Engine::node_count() const {
 std::uint32_t Engine::transactions_of(std::uint32_t domid) const {
   const core::Domain* domain = state_->domains.find(domid);
   return domain == nullptr ? 0 : static_cast<std::uint32_t>(domain->transactions);
+}
+ConnectionId Engine::connections_end() const {
+  return static_cast<ConnectionId>(state_->sessions.size());
 }
 std::optional<std::uint32_t> Engine::domain_of(ConnectionId id) const {
   const core::Session* session = state_->session(id);

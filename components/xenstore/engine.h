@@ -133,6 +133,8 @@ class Engine {
   // Those that hold for a domain; the global ones if it is unknown. Valid until the next input.
   const Limits& limits_of(std::uint32_t domid) const;
   std::uint32_t transactions_of(std::uint32_t domid) const;  // open ones, of all its connections; O(1)
+  // No connection has an id as high.
+  ConnectionId connections_end() const;
   // Whom a connection acts for; nullopt if there is none.
   std::optional<std::uint32_t> domain_of(ConnectionId id) const;
   // Sorted by domid, then in upstream's order of names.

@@ -77,6 +77,10 @@ std::uint32_t domid_of(std::string_view text) {
   return number < 0 || number > UINT32_MAX ? UINT32_MAX : static_cast<std::uint32_t>(number);
 }
 
+bool is_number(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
 // Newer xenstoreds have another name for one of them.
 std::string quota_name(const std::string& name) {
   return name == "node-permissions" ? "permissions" : name;
@@ -913,8 +917,7 @@ Model::Code Model::set_target(View& view) {
   std::string_view first = *take_argument(rest);
   std::string_view second = *take_argument(rest);
   for (std::string_view text : {first, second}) {
-    if (text.empty() || text.find_first_not_of("0123456789") != text.npos || leading_number(text) > 65535)
-      return Code::kInvalid;
+    if (!is_number(text) || leading_number(text) > 65535) return Code::kInvalid;
   }
   std::uint32_t domid = domid_of(first);
   std::uint32_t target = domid_of(second);
@@ -1047,8 +1050,7 @@ void Model::settle(Output& out) {
 }
 
 Model::Code Model::domain_named(std::string_view text, std::uint32_t& domid) const {
-  if (text.empty() || text.find_first_not_of("0123456789") != std::string_view::npos) return Code::kInvalid;
-  if (leading_number(text) > 65535) return Code::kInvalid;
+  if (!is_number(text) || leading_number(text) > 65535) return Code::kInvalid;
   domid = static_cast<std::uint32_t>(leading_number(text));
   return domains_.contains(domid) ? Code::kNone : Code::kNoEntry;
 }
@@ -1087,8 +1089,8 @@ Model::Code Model::set_quota(View& view) {
   }
   std::string name = quota_name(std::string(*take_argument(rest)));
   std::string value(*take_argument(rest));
-  bool number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
-  if (!limits_.contains(name) || !number || leading_number(value) > INT32_MAX) return Code::kInvalid;
+  if (!limits_.contains(name) || !is_number(value) || leading_number(value) > INT32_MAX)
+    return Code::kInvalid;
   auto& limits = count == 3 ? domains_[domid].own_limits : limits_;
   limits[name] = static_cast<std::uint32_t>(leading_number(value));
   ok(view.out, kSetQuota);
@@ -1115,8 +1117,7 @@ Model::Code Model::set_feature(View& view) {
   if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
   std::string value(*take_argument(rest));
   if (domains_[domid].introduced) return Code::kBusy;
-  bool number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
-  if (!number || (leading_number(value) != 0 && leading_number(value) != 4)) return Code::kInvalid;
+  if (!is_number(value) || (leading_number(value) != 0 && leading_number(value) != 4)) return Code::kInvalid;
   domains_[domid].features = static_cast<unsigned>(leading_number(value));
   ok(view.out, kSetFeature);
   return Code::kNone;

@@ -62,6 +62,16 @@ inline Outcome run(Engine& engine, Output& out, ConnectionId connection, std::ui
   return engine.execute(connection, request, out);
 }
 
+// What a client of domain 0 would be told; by a connection 3 of its own.
+inline std::string read_from(Engine& engine, const std::string& path) {
+  Recorder out;
+  engine.connect(3, 0);
+  run(engine, out, 3, kRead, nul(path + "|"));
+  Recorder ignored;
+  engine.disconnect(3, ignored);
+  return out.said.at(0);
+}
+
 // An engine with connection 0 of domain 0 and connections 1, 2, 3 of the domains 1, 2, 3.
 class Store {
  public:

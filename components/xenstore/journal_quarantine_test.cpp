@@ -57,14 +57,6 @@ class JournalQuarantineTest : public testing::Test {
     next.replica.quarantine().begin(role);
     return next.replica.quarantine().deaths_at(position_);
   }
-  static std::string read(Replica& replica, const std::string& path) {
-    Recorder out;
-    replica.engine().connect(3, 0);
-    run(replica.engine(), out, 3, kRead, nul(path + "|"));
-    Recorder ignored;
-    replica.engine().disconnect(3, ignored);
-    return out.said.at(0);
-  }
 
   MemoryCustody store_ = small_custody();
   std::optional<Incarnation> owner_{store_};
@@ -203,9 +195,9 @@ TEST_F(JournalQuarantineTest, ASalvageLeavesOutThisOneAlone) {
     Incarnation after(store_);
     after.take_over();
     EXPECT_TRUE(after.replica.engine().check());
-    EXPECT_EQ(read(after.replica, "/a"), "reply:2:1");
-    EXPECT_EQ(read(after.replica, "/b"), "reply:2:2");
-    EXPECT_THAT(read(after.replica, "/poison/follow"), HasSubstr("ENOENT"));
+    EXPECT_EQ(read_from(after.replica.engine(), "/a"), "reply:2:1");
+    EXPECT_EQ(read_from(after.replica.engine(), "/b"), "reply:2:2");
+    EXPECT_THAT(read_from(after.replica.engine(), "/poison/follow"), HasSubstr("ENOENT"));
     EXPECT_EQ(after.custody.control().lost_records.load(), 1U);
     EXPECT_EQ(after.custody.control().lost_from.load(), position_);
   }

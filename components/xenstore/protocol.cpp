@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstring>
 
 namespace bulkhead::xenstore {
@@ -53,6 +54,10 @@ Effect effect_of(std::uint32_t type, std::uint32_t transaction) {
     default:
       return Effect::kGrows;
   }
+}
+
+bool changes_node(std::uint32_t type) {
+  return type == kWrite || type == kMkdir || type == kRm || type == kSetPerms;
 }
 
 std::string_view error_name(ErrorCode code) {
@@ -140,6 +145,13 @@ std::int64_t leading_number(std::string_view text) {
     if (value < kCeiling / 10) value = value * 10 + (text[at] - '0');
   }
   return negative ? -value : value;
+}
+
+std::optional<std::uint32_t> exact_domid(std::string_view text) {
+  std::uint16_t domid = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), domid);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return domid;
 }
 
 }  // namespace bulkhead::xenstore

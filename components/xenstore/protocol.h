@@ -54,6 +54,9 @@ enum MessageType : std::uint32_t {
 enum class Effect : std::uint8_t { kNone, kShrinks, kGrows };
 Effect effect_of(std::uint32_t type, std::uint32_t transaction);
 
+// Asks for a change of a node, in the tree or in its transaction's.
+bool changes_node(std::uint32_t type);
+
 // The errors this engine reports, a subset of xsd_errors.
 enum class ErrorCode : std::uint8_t {
   kNone,
@@ -119,5 +122,8 @@ std::size_t count_arguments(std::string_view payload);
 // A leading decimal number as atoi() reads it (blanks, sign, digits, anything after ignored; 0 if there is
 // none), saturating instead of overflowing.
 std::int64_t leading_number(std::string_view text);
+
+// Digits and nothing else, at most what a domid's type can hold.
+std::optional<std::uint32_t> exact_domid(std::string_view text);
 
 }  // namespace bulkhead::xenstore

@@ -29,9 +29,8 @@ std::string quota_names() {
 }
 
 ErrorCode find_known_domain(const State& state, std::string_view text, Domain*& domain) {
-  constexpr std::uint32_t kMost = 65535;
-  auto domid = parse_limit(text);
-  if (!domid || *domid > kMost) return ErrorCode::kInvalid;
+  auto domid = exact_domid(text);
+  if (!domid) return ErrorCode::kInvalid;
   domain = *domid < kFirstReservedDomain ? state.domains.find(*domid) : nullptr;
   return domain != nullptr ? ErrorCode::kNone : ErrorCode::kNoEntry;
 }

@@ -39,14 +39,6 @@ class SalvageTest : public testing::Test {
   void damage_snapshot(std::size_t slot) {
     store_.map("snapshot-" + std::to_string(slot)).data()[kSnapshotData + 60] ^= std::byte{1};
   }
-  static std::string read(Replica& replica, const std::string& path) {
-    Recorder out;
-    replica.engine().connect(3, 0);
-    run(replica.engine(), out, 3, kRead, nul(path + "|"));
-    Recorder ignored;
-    replica.engine().disconnect(3, ignored);
-    return out.said.at(0);
-  }
   // Everybody is dead; the next one cannot start and salvages.
   Salvaged salvage_now() {
     owner_.reset();
@@ -89,10 +81,10 @@ TEST_F(SalvageTest, ADamagedRecordCostsWhatCameAfterIt) {
   EXPECT_EQ(salvaged.lost_records, 2U);
   EXPECT_THAT(salvaged.note, HasSubstr("up to position " + std::to_string(positions_["/c"])));
   Replica& replica = restart();
-  EXPECT_EQ(read(replica, "/a"), "reply:2:1");
-  EXPECT_EQ(read(replica, "/b"), "reply:2:2");
-  EXPECT_THAT(read(replica, "/c"), HasSubstr(kNoEntry));
-  EXPECT_THAT(read(replica, "/d"), HasSubstr(kNoEntry));
+  EXPECT_EQ(read_from(replica.engine(), "/a"), "reply:2:1");
+  EXPECT_EQ(read_from(replica.engine(), "/b"), "reply:2:2");
+  EXPECT_THAT(read_from(replica.engine(), "/c"), HasSubstr(kNoEntry));
+  EXPECT_THAT(read_from(replica.engine(), "/d"), HasSubstr(kNoEntry));
   EXPECT_EQ(after_->custody.control().lost_records.load(), 2U);
   // Life goes on: a client, a write, a follower.
   for (std::uint32_t i = 0; i < 4; ++i) after_->connections.slot(i).state.store(SlotState::kFree);
@@ -117,7 +109,8 @@ TEST_F(SalvageTest, ADamagedSnapshotFallsBackToAnOlderOne) {
   EXPECT_EQ(salvaged.lost_records, 0U);  // the journal still reaches back to the first one
   EXPECT_THAT(salvaged.note, HasSubstr("wrong CRC"));
   Replica& replica = restart();
-  for (const char* path : {"/a", "/b", "/c"}) EXPECT_THAT(read(replica, path), HasSubstr("reply:2:")) << path;
+  for (const char* path : {"/a", "/b", "/c"})
+    EXPECT_THAT(read_from(replica.engine(), path), HasSubstr("reply:2:")) << path;
 }
 
 TEST_F(SalvageTest, AnOlderSnapshotTheJournalDoesNotReachIsBetterThanNothing) {
@@ -132,9 +125,9 @@ TEST_F(SalvageTest, AnOlderSnapshotTheJournalDoesNotReachIsBetterThanNothing) {
   EXPECT_EQ(salvaged.kept_until, kept);
   EXPECT_GE(salvaged.lost_records, 1U);
   Replica& replica = restart();
-  EXPECT_EQ(read(replica, "/a"), "reply:2:1");
-  EXPECT_THAT(read(replica, "/b"), HasSubstr(kNoEntry));
-  EXPECT_THAT(read(replica, "/c"), HasSubstr(kNoEntry));
+  EXPECT_EQ(read_from(replica.engine(), "/a"), "reply:2:1");
+  EXPECT_THAT(read_from(replica.engine(), "/b"), HasSubstr(kNoEntry));
+  EXPECT_THAT(read_from(replica.engine(), "/c"), HasSubstr(kNoEntry));
 }
 
 TEST_F(SalvageTest, WithoutASnapshotAnEmptyStoreAndWhatTheJournalGives) {
@@ -146,8 +139,8 @@ TEST_F(SalvageTest, WithoutASnapshotAnEmptyStoreAndWhatTheJournalGives) {
   EXPECT_GE(salvaged.lost_records, 1U);
   EXPECT_THAT(salvaged.note, HasSubstr("an empty store"));
   Replica& replica = restart();
-  EXPECT_THAT(read(replica, "/a"), HasSubstr(kNoEntry));
-  EXPECT_EQ(read(replica, "/b"), "reply:2:2");
+  EXPECT_THAT(read_from(replica.engine(), "/a"), HasSubstr(kNoEntry));
+  EXPECT_EQ(read_from(replica.engine(), "/b"), "reply:2:2");
 }
 
 TEST_F(SalvageTest, ASnapshotPastTheDamageNeedsNoSalvage) {
@@ -160,7 +153,8 @@ TEST_F(SalvageTest, ASnapshotPastTheDamageNeedsNoSalvage) {
   Replica& replica = after_.emplace(store_).replica;
   after_->take_over();
   EXPECT_EQ(replica.loads(), 1U);
-  for (const char* path : {"/a", "/b", "/c"}) EXPECT_THAT(read(replica, path), HasSubstr("reply:2:")) << path;
+  for (const char* path : {"/a", "/b", "/c"})
+    EXPECT_THAT(read_from(replica.engine(), path), HasSubstr("reply:2:")) << path;
 }
 
 TEST_F(SalvageTest, EveryBitOfTheNewestSnapshotsHead) {
@@ -210,9 +204,9 @@ TEST_F(SalvageTest, DyingInItLosesNothingMore) {
     Incarnation after(store);
     EXPECT_TRUE(after.executor.redo());
     ASSERT_TRUE(after.replica.follow(kAll));
-    EXPECT_EQ(read(after.replica, "/a"), "reply:2:1");
-    EXPECT_EQ(read(after.replica, "/b"), "reply:2:2");
-    EXPECT_THAT(read(after.replica, "/c"), HasSubstr(kNoEntry));
+    EXPECT_EQ(read_from(after.replica.engine(), "/a"), "reply:2:1");
+    EXPECT_EQ(read_from(after.replica.engine(), "/b"), "reply:2:2");
+    EXPECT_THAT(read_from(after.replica.engine(), "/c"), HasSubstr(kNoEntry));
     EXPECT_EQ(after.custody.control().lost_records.load(), 1U);
   }
 }

@@ -65,7 +65,7 @@ std::string_view Server::damage_of(std::uint32_t index) const {
 
 // What a predecessor left, before anything relies on it.
 void Server::inspect_slots() {
-  std::uint32_t end = connections_.capacity();
+  std::uint32_t end = std::min(connections_.capacity(), replica_.engine().connections_end());
   while (end > 0 && !replica_.engine().domain_of(end - 1)) --end;
   if (connections_.repair_slots_used(end)) spdlog::error("the number of used slots was damaged: repaired");
   for (std::uint32_t i = 0; i < connections_.slots_used(); ++i) {

@@ -32,17 +32,7 @@ void sleep_for(std::int64_t ns) {
 
 // Does it change the tree that others see? Within a transaction only the end does.
 bool changes_tree(const Header& header) {
-  switch (header.type) {
-    case kWrite:
-    case kMkdir:
-    case kRm:
-    case kSetPerms:
-      return header.transaction_id == 0;
-    case kTransactionEnd:
-      return true;
-    default:
-      return false;
-  }
+  return header.type == kTransactionEnd || (header.transaction_id == 0 && changes_node(header.type));
 }
 
 void add_one(std::atomic<std::uint64_t>& counter) {

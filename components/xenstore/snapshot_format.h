@@ -43,22 +43,10 @@ inline constexpr std::size_t kRecordTail = 4;  // CRC32C over head and payload
 // Above any record the writer makes: two messages' worth.
 inline constexpr std::size_t kMaxRecord = 65536;
 
-// How long the record at the front of `bytes` is with its frame, or the file's head; 0: it is damaged.
-inline std::size_t framed_size(std::span<const std::byte> bytes, bool head) {
-  const auto number_at = [&](std::size_t at) {
-    std::uint32_t value = 0;
-    std::memcpy(&value, bytes.data() + at, sizeof value);
-    return value;
-  };
-  std::size_t covered = kSnapshotMagic.size() + sizeof kSnapshotVersion;
-  if (!head) {
-    if (bytes.size() < kRecordHead) return 0;
-    covered = kRecordHead + number_at(sizeof(std::uint32_t));
-    if (covered > kRecordHead + kMaxRecord) return 0;
-  }
-  if (bytes.size() < covered + kRecordTail) return 0;
-  return crc32c(bytes.first(covered)) == number_at(covered) ? covered + kRecordTail : 0;
-}
+// Cuts the file's head off. kInvalid: damaged, or of another version.
+Status check_file_header(std::span<const std::byte>& bytes);
+// Cuts the next record off: its type and payload. kInvalid: damaged.
+Result<std::pair<std::uint32_t, std::span<const std::byte>>> next_record(std::span<const std::byte>& bytes);
 
 // Appends records to a buffer.
 class RecordWriter {

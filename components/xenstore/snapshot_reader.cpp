@@ -297,6 +297,31 @@ Status SnapshotReader::read_record(RecordType type, FieldReader& fields) {
   return damaged("unknown type");
 }
 
+Result<std::unique_ptr<State>> SnapshotReader::read(std::span<const std::byte> bytes,
+                                                    const std::function<void()>& pause) {
+  constexpr std::uint64_t kBetweenPauses = 4096;
+  std::size_t size = bytes.size();
+  if (Status ok = check_file_header(bytes); !ok) return forward(std::move(ok));
+  for (std::uint64_t records = 1; !ended_; ++records) {
+    if (pause && records % kBetweenPauses == 0) pause();
+    std::string where = "record at byte " + std::to_string(size - bytes.size());
+    auto record = next_record(bytes);
+    if (!record) return forward(std::move(record), where);
+    auto [type, payload] = *record;
+    if ((type & kOptionalRecord) != 0) continue;
+    FieldReader fields(payload);
+    Status ok = read_record(static_cast<RecordType>(type), fields);
+    if (ok && !fields.complete()) ok = damaged("its fields do not fill it");
+    if (!ok) return forward(std::move(ok), where + ", type " + std::to_string(type));
+  }
+  if (!bytes.empty()) return damaged("bytes after the end record");
+  if (trees_.empty() || tree_open_) return damaged("the tree is missing or incomplete");
+  state_->tree = trees_.front();
+  return std::move(state_);
+}
+
+}  // namespace
+
 Status check_file_header(std::span<const std::byte>& bytes) {
   constexpr std::size_t kSize = kSnapshotMagic.size() + 8;
   if (bytes.size() < kSize || as_text(bytes.first(kSnapshotMagic.size())) != kSnapshotMagic) {
@@ -329,30 +354,6 @@ Result<std::pair<std::uint32_t, std::span<const std::byte>>> next_record(std::sp
   return std::pair{type, payload};
 }
 
-Result<std::unique_ptr<State>> SnapshotReader::read(std::span<const std::byte> bytes,
-                                                    const std::function<void()>& pause) {
-  constexpr std::uint64_t kBetweenPauses = 4096;
-  std::size_t size = bytes.size();
-  if (Status ok = check_file_header(bytes); !ok) return forward(std::move(ok));
-  for (std::uint64_t records = 1; !ended_; ++records) {
-    if (pause && records % kBetweenPauses == 0) pause();
-    std::string where = "record at byte " + std::to_string(size - bytes.size());
-    auto record = next_record(bytes);
-    if (!record) return forward(std::move(record), where);
-    auto [type, payload] = *record;
-    if ((type & kOptionalRecord) != 0) continue;
-    FieldReader fields(payload);
-    Status ok = read_record(static_cast<RecordType>(type), fields);
-    if (ok && !fields.complete()) ok = damaged("its fields do not fill it");
-    if (!ok) return forward(std::move(ok), where + ", type " + std::to_string(type));
-  }
-  if (!bytes.empty()) return damaged("bytes after the end record");
-  if (trees_.empty() || tree_open_) return damaged("the tree is missing or incomplete");
-  state_->tree = trees_.front();
-  return std::move(state_);
-}
-
-}  // namespace
 }  // namespace core
 
 Result<Engine> read_snapshot(std::span<const std::byte> bytes, const std::function<void()>& pause) {

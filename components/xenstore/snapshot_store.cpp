@@ -119,13 +119,11 @@ Result<bool> SnapshotStore::verify_some(std::uint64_t& at, std::size_t budget) c
       (head->seal != 0 && head->seal != seal_of(head->journal_position, length))) {
     return damaged();
   }
-  const std::span<const std::byte> bytes{segment.data() + kSnapshotData, length};
-  const std::uint64_t first = at;
-  bool sound = true;
-  while (sound && at < length && at - first < budget) {
-    const std::size_t whole = core::framed_size(bytes.subspan(at), at == 0);
-    sound = whole != 0;
-    at += whole;
+  const std::uint64_t first = std::min(at, length);
+  std::span<const std::byte> left{segment.data() + kSnapshotData + first, length - first};
+  bool sound = first > 0 || core::check_file_header(left);
+  for (at = length - left.size(); sound && at < length && at - first < budget; at = length - left.size()) {
+    sound = core::next_record(left).has_value();
   }
   segment.rest(kSnapshotData + first, at - first);
   if (!sound) return damaged();
@@ -214,10 +212,8 @@ Result<bool> SnapshotWriting::step(std::size_t budget) {
                                               " bytes: raise snapshot_bytes");
   }
   std::memcpy(segment.data() + kSnapshotData + written_, slice_.data(), slice_.size());
-  constexpr std::size_t kPage = 4096;
-  const std::size_t before = written_ / kPage * kPage;
+  segment.rest(kSnapshotData + written_, slice_.size());
   written_ += slice_.size();
-  segment.rest(kSnapshotData + before, written_ / kPage * kPage - before);
   if (!more) publish();
   return more;
 }

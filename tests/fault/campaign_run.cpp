@@ -26,16 +26,8 @@ std::string config(const Campaign& campaign) {
     settings += (settings.empty() ? "" : ", ") + name + " = \"" + value + "\"";
   }
   // Without the probe: it would act for the guest, too.
-  return R"(
-[components.xenstore]
-program = "@BIN@/bulkhead-xenstored"
-standby = true
-socket = "@DIR@/xenstore.sock"
-ring_entries = 1024
-restart = { backoff_initial = "10ms", backoff_max = "50ms", hand_over_budget = 1000, budget = 1000 }
-settings = { )" +
-         settings + " }\nmonitor = { probe = \"\"" + (campaign.monitor.empty() ? "" : ", ") +
-         campaign.monitor + " }\n";
+  return test::xenstore_table("settings = { " + settings + " }\nmonitor = { probe = \"\"" +
+                              (campaign.monitor.empty() ? "" : ", ") + campaign.monitor + " }\n");
 }
 
 std::string home(std::uint32_t domain) {

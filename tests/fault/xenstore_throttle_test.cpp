@@ -56,6 +56,24 @@ class XenstoreThrottle : public ::testing::Test {
       return heard.replies == replies;
     });
   }
+  // Another client of domain 5 that has asked, while its domain has too many replies to read.
+  struct Waiting {
+    std::unique_ptr<xs::XsClient> client;
+    Heard heard;
+  };
+  Waiting ask_in_vain() {
+    Waiting other{connect("other"), {}};
+    other.client->send(XS_READ, 0, path());
+    other.client->flush();
+    expect_no_answer(other);
+    return other;
+  }
+  void expect_no_answer(Waiting& other) {
+    let_time_pass(50);
+    other.client->receive(other.heard);
+    EXPECT_EQ(other.heard.replies, 0) << "its domain has too many replies to read";
+  }
+  bool is_answered(Waiting& other) { return hears(*other.client, other.heard, 1); }
   // Replies that domain 5 has not read.
   int outstanding() {
     const std::string question = "quota" + std::string(1, '\0') + "5" + '\0';
@@ -162,20 +180,14 @@ TEST_F(XenstoreThrottle, AGuestGoesOnWhenItsConnectionThatDidNotReadIsGone) {
     ask_without_reading(*deaf, 20);
     for (int i = 0; end == End::kLeavesWithMoreToAsk && i < 50; ++i) deaf->send(XS_READ, 0, path());
     deaf->flush();
-    Heard heard;
-    auto other = connect("other");
-    other->send(XS_READ, 0, path());
-    other->flush();
-    let_time_pass(50);
-    other->receive(heard);
-    EXPECT_EQ(heard.replies, 0) << "its domain has too many replies to read";
+    Waiting other = ask_in_vain();
     if (end == End::kIsCutOff) {
       deaf->send(XS_WRITE, 0, std::string(5000, 'x'));  // more than the protocol allows
       deaf->flush();
     } else {
       deaf.reset();
     }
-    EXPECT_TRUE(hears(*other, heard, 1));
+    EXPECT_TRUE(is_answered(other));
   }
   EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
 }
@@ -185,15 +197,9 @@ TEST_F(XenstoreThrottle, AGuestGoesOnWhenItMayHaveMore) {
   start();
   auto deaf = connect("deaf");
   ask_without_reading(*deaf, 20);
-  Heard heard;
-  auto other = connect("other");
-  other->send(XS_READ, 0, path());
-  other->flush();
-  let_time_pass(50);
-  other->receive(heard);
-  EXPECT_EQ(heard.replies, 0);
+  Waiting other = ask_in_vain();
   set_quota("outstanding", 30, "domain 5");
-  EXPECT_TRUE(hears(*other, heard, 1));
+  EXPECT_TRUE(is_answered(other));
 }
 
 // The settings are a fresh store's limits; later the state's are, whatever the next owner's settings say.
@@ -203,14 +209,9 @@ TEST_F(XenstoreThrottle, LimitsComeFromTheSettingsOnce) {
   EXPECT_EQ(limit("outstanding"), 7);
   auto deaf = connect("deaf");
   ask_without_reading(*deaf, 7);
-  Heard heard;
-  auto other = connect("other");
-  other->send(XS_READ, 0, path());
-  other->flush();
+  Waiting other = ask_in_vain();
   set_quota("watches", 44, "");
-  let_time_pass(50);
-  other->receive(heard);
-  EXPECT_EQ(heard.replies, 0);
+  expect_no_answer(other);
   ASSERT_TRUE(host_->wait_until([&] { return limit("watches") == 44; }));
   host_->kill(*host_->active());
   ASSERT_TRUE(host_->wait_until([&] { return host_->active() == nullptr; }));
@@ -245,18 +246,12 @@ TEST_F(XenstoreThrottle, AGuestGoesOnWhenItHasRead) {
   start();
   auto slow = connect("slow");
   ask_without_reading(*slow, 20);
-  Heard heard;
-  auto other = connect("other");
-  other->send(XS_READ, 0, path());
-  other->flush();
-  let_time_pass(50);
-  other->receive(heard);
-  EXPECT_EQ(heard.replies, 0);
+  Waiting other = ask_in_vain();
   Heard late;
   EXPECT_TRUE(host_->wait_until([&] {
     slow->receive(late);
-    other->receive(heard);
-    return heard.replies == 1;
+    other.client->receive(other.heard);
+    return other.heard.replies == 1;
   }));
   EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
 }

@@ -36,6 +36,17 @@ std::chrono::system_clock::time_point patience() {
 
 }  // namespace
 
+std::string xenstore_table(const std::string& more, bool standby) {
+  return R"(
+[components.xenstore]
+program = "@BIN@/bulkhead-xenstored"
+socket = "@DIR@/xenstore.sock"
+ring_entries = 1024
+restart = { backoff_initial = "10ms", backoff_max = "50ms", hand_over_budget = 1000, budget = 1000 }
+standby = )" +
+         std::string(standby ? "true\n" : "false\n") + more;
+}
+
 bool running(pid_t pid) {
   const std::string stat = content("/proc/" + std::to_string(pid) + "/stat");
   const std::size_t name_end = stat.rfind(')');

@@ -17,6 +17,9 @@
 
 namespace bulkhead::test {
 
+// TOML: a xenstore service whose budgets no test uses up. `more`: further keys of its table.
+std::string xenstore_table(const std::string& more = "", bool standby = true);
+
 class CoreHost {
  public:
   // `components`: TOML; "@DIR@" stands for the scratch directory, "@BIN@" for that of the programs. Alone:

@@ -16,15 +16,8 @@
 namespace bulkhead::test {
 namespace {
 
-constexpr const char* kXenstore = R"(
-[components.xenstore]
-program = "@BIN@/bulkhead-xenstored"
-standby = true
-socket = "@DIR@/xenstore.sock"
-ring_entries = 1024
-monitor = { probe = "xenstore", probe_interval = "200ms" }
-restart = { backoff_initial = "10ms", backoff_max = "50ms", hand_over_budget = 1000, budget = 1000 }
-)";
+const std::string kXenstore =
+    xenstore_table("monitor = { probe = \"xenstore\", probe_interval = \"200ms\" }\n");
 
 std::string bin(const std::string& program) {
   return std::string(BULKHEAD_BIN) + "/" + program;

@@ -16,15 +16,6 @@
 namespace bulkhead::test {
 namespace {
 
-constexpr const char* kXenstore = R"(
-[components.xenstore]
-program = "@BIN@/bulkhead-xenstored"
-standby = true
-socket = "@DIR@/xenstore.sock"
-ring_entries = 1024
-restart = { backoff_initial = "10ms", backoff_max = "50ms", hand_over_budget = 1000, budget = 1000 }
-)";
-
 // A memfd of the process, by its name.
 UniqueFd memfd_of(std::int64_t pid, const std::string& name) {
   for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
@@ -40,7 +31,7 @@ UniqueFd memfd_of(std::int64_t pid, const std::string& name) {
 // The journal is damaged and both die before anybody wrote a snapshot past it: starting again fails for that
 // reason, once more, and only then goes on with what can be read. The incident says what is lost.
 TEST(XenstoreReconcile, DamagedJournalIsTheLossyStepsAndSaysSo) {
-  CoreHost host(kXenstore);
+  CoreHost host(xenstore_table());
   const v1::Component before = host.wait_complete("xenstore");
   const UniqueFd journal = memfd_of(before.active_pid(), "bulkhead-journal");
   ASSERT_TRUE(journal.valid());
@@ -67,7 +58,7 @@ TEST(XenstoreReconcile, DamagedJournalIsTheLossyStepsAndSaysSo) {
 // The owner has executed a request and dies before anybody else has; whoever executes it again dies of it,
 // the standby and each owner in its take-over. One request is given up, and nothing else.
 TEST(XenstoreReconcile, ARequestThatKillsWhoFollowsIsLeftOutAndSaidSo) {
-  CoreHost host(kXenstore);
+  CoreHost host(xenstore_table());
   host.wait_complete("xenstore");
   const auto connect = [&](const char* name, xs::AnomalyLog& log) {
     auto socket = xs::XsClient::connect(host.path("xenstore.sock"));
@@ -100,21 +91,12 @@ std::ptrdiff_t steps(const v1::Incident& incident, const std::string& name) {
   return std::ranges::count_if(incident.steps(), [&](const auto& step) { return step.starts_with(name); });
 }
 
-// Without a standby, whose death the core may or may not have noticed before the owner's.
-constexpr const char* kAlone = R"(
-[components.xenstore]
-program = "@BIN@/bulkhead-xenstored"
-standby = false
-socket = "@DIR@/xenstore.sock"
-ring_entries = 1024
-restart = { backoff_initial = "10ms", backoff_max = "50ms", budget = 1000 }
-)";
-
 class ReconcileCrashPoint : public ::testing::TestWithParam<const char*> {};
 
 // The next core goes on where this one was: it neither tries again what has failed twice nor gives up twice.
 TEST_P(ReconcileCrashPoint, TheNextCoreKnowsWhatIsNext) {
-  CoreHost host(kAlone, GetParam());
+  // Without a standby, whose death the core may or may not have noticed before the owner's.
+  CoreHost host(xenstore_table("", false), GetParam());
   const v1::Component before = host.wait("xenstore", "it serves", [](const v1::Component& c) {
     return c.state() == v1::STATE_SERVING && c.ready();
   });

@@ -2,11 +2,13 @@
 // told.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <charconv>
 #include <memory>
 #include <string>
 
 #include "bulkhead/v1/bulkhead.pb.h"
+#include "components/xenstore/layout.h"
 #include "tests/support/component_host.h"
 #include "tests/support/xs_client.h"
 
@@ -200,6 +202,34 @@ TEST_F(XenstoreThrottle, AGuestGoesOnWhenItMayHaveMore) {
   Waiting other = ask_in_vain();
   set_quota("outstanding", 30, "domain 5");
   EXPECT_TRUE(is_answered(other));
+}
+
+// A bit flips in a request that has been received and has to wait: it is not executed when its turn comes at
+// last.
+TEST_F(XenstoreThrottle, WhatWaitsIsNotExecutedIfItIsDamaged) {
+  constexpr xenstore::Geometry kGeometry{64, 16 * 1024, 1 << 20};
+  start({{"max_connections", std::to_string(kGeometry.max_connections)}});
+  const auto connections = host_->map("connections", xenstore::connections_bytes(kGeometry));
+  ASSERT_TRUE(connections.has_value()) << connections.error().message();
+  auto deaf = connect("deaf");
+  ask_without_reading(*deaf, 20);
+  Waiting other = ask_in_vain();
+  auto* const slots = connections->at<xenstore::Slot>(0);
+  const auto* const newest =
+      std::max_element(slots, slots + kGeometry.max_connections,
+                       [](const auto& a, const auto& b) { return a.serial.load() < b.serial.load(); });
+  ASSERT_EQ(newest->received.load() - newest->parsed.load(), sizeof(xsd_sockmsg) + path().size());
+  const std::size_t after_slots = (kGeometry.max_connections * sizeof(xenstore::Slot) + 4095) / 4096 * 4096;
+  const std::size_t in_path = newest->parsed.load() - newest->in_base.load() + sizeof(xsd_sockmsg) + 3;
+  connections
+      ->data()[after_slots + static_cast<std::size_t>(newest - slots) * kGeometry.in_bytes + in_path] ^=
+      std::byte{1};
+  set_quota("outstanding", 30, "domain 5");
+  EXPECT_TRUE(host_->wait_until([&] {
+    other.client->receive(other.heard);
+    return !other.client->connected();
+  }));
+  EXPECT_EQ(other.heard.replies, 0);
 }
 
 // The settings are a fresh store's limits; later the state's are, whatever the next owner's settings say.

@@ -83,15 +83,18 @@ class Hypervisor {
   virtual Status use_events(BorrowedFd events) = 0;
   // Readable when take_event() has something.
   virtual BorrowedFd events() const = 0;
-  // A port that has been signalled; it is masked until unmask(). nullopt: none.
+  // A port that has been signalled; never blocks. nullopt: none. A port that was just bound has been, once.
+  // On Xen it is masked until unmask(); local/ masks nothing, so a busy port may be returned again at once:
+  // take a bounded number before serving them.
   virtual Result<std::optional<Port>> take_event() = 0;
-  // If it was signalled meanwhile, it is pending at once.
+  // Say it before looking at what the port stands for, or look again. A signal since take_event() is not
+  // lost: it is pending at once.
   virtual Status unmask(Port port) = 0;
-  // Signals the other end. kNotFound: not bound.
+  // Signals the other end; without effect if that domain has gone. kNotFound: not bound.
   virtual Status notify(Port port) = 0;
 
-  // Binds a port of ours to a port that `domid` has allocated for us. kRefused: it is no such port, or bound
-  // already (see find_binding()).
+  // Binds a port of ours to a port that `domid` has allocated for us. kRefused: there is no such port, or it
+  // is bound already (see find_binding()).
   virtual Result<Port> bind(Domid domid, Port remote) = 0;
   // Our port that is bound to it: whoever made the binding may have died before he could note it. nullopt:
   // none.

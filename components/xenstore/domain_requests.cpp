@@ -96,15 +96,19 @@ void end_domain(State& state, Domain& domain) {
 
 }  // namespace
 
-ErrorCode handle_introduce(Call& call) {
-  if (count_arguments(call.payload) < 3) return ErrorCode::kInvalid;
-  std::string_view rest = call.payload;
-  std::uint32_t domid = parse_domid(take_argument(rest).value_or(""));
-  auto mfn = static_cast<std::uint64_t>(leading_number(take_argument(rest).value_or("")));
-  std::int64_t number = leading_number(take_argument(rest).value_or(""));
-  if (number <= 0 || number > UINT32_MAX || domid >= kFirstReservedDomain) return ErrorCode::kInvalid;
-  auto port = static_cast<std::uint32_t>(number);
+void end_introduced(State& state, Domain& domain, Output& out) {
+  const std::uint32_t domid = domain.domid;
+  reset_sessions(state, domid);
+  remove_owned_nodes(state, domain, out);
+  end_domain(state, domain);
+  fire_domain_event(state, kReleaseEvent, domid, out);
+  out.domain_released(domid);
+}
 
+ErrorCode handle_introduce(Call& call) {
+  const auto asked = parse_introduction(call.payload);
+  if (!asked) return ErrorCode::kInvalid;
+  const auto [domid, mfn, port] = *asked;
   Domain& domain = call.state.domains.get(domid);
   bool first = !domain.introduced;
   domain.introduced = true;
@@ -112,6 +116,7 @@ ErrorCode handle_introduce(Call& call) {
   domain.shut_down = domain.shut_down && !first;
   domain.mfn = mfn;
   domain.port = port;
+  domain.introduction = ++call.state.introductions;
   call.mutated = true;
   if (domid != 0) reset_sessions(call.state, domid);
   call.out.domain_introduced(domid, mfn, port);
@@ -123,13 +128,8 @@ ErrorCode handle_introduce(Call& call) {
 ErrorCode handle_release(Call& call) {
   Domain* domain = nullptr;
   if (ErrorCode error = only_domain(call, domain); error != ErrorCode::kNone) return error;
-  std::uint32_t domid = domain->domid;
-  reset_sessions(call.state, domid);
-  remove_owned_nodes(call.state, *domain, call.out);
-  end_domain(call.state, *domain);
+  end_introduced(call.state, *domain, call.out);
   call.mutated = true;
-  fire_domain_event(call.state, kReleaseEvent, domid, call.out);
-  call.out.domain_released(domid);
   call.acknowledge();
   return ErrorCode::kNone;
 }

@@ -11,10 +11,12 @@
 
 namespace bulkhead::xenstore::core {
 
-// Bits of GET_FEATURE (xen/io/xs_wire.h, XENSTORE_SERVER_FEATURE_*): WATCH takes a depth. Those of the ring
-// page (reconnection, error indicator) are not there, as no ring is served.
+// Bits of GET_FEATURE and of the ring page (xen/io/xs_wire.h, XENSTORE_SERVER_FEATURE_*): a guest may reset
+// its ring, is told in it why it was cut off, and WATCH takes a depth.
+inline constexpr std::uint32_t kFeatureReconnection = 1;
+inline constexpr std::uint32_t kFeatureError = 2;
 inline constexpr std::uint32_t kFeatureWatchDepth = 4;
-inline constexpr std::uint32_t kServerFeatures = kFeatureWatchDepth;
+inline constexpr std::uint32_t kServerFeatures = kFeatureReconnection | kFeatureError | kFeatureWatchDepth;
 
 struct Domain {
   std::uint32_t domid = 0;
@@ -24,6 +26,7 @@ struct Domain {
   std::optional<std::uint32_t> target;  // it may do what the target may (SET_TARGET)
   std::uint64_t mfn = 0;
   std::uint32_t port = 0;
+  std::uint32_t introduction = 0;  // the number of its last INTRODUCE, over all domains
   std::uint64_t generation = 0;  // of the tree when the domain became known; older permissions do not mean it
   std::uint32_t features = kServerFeatures;  // what it is told that the server can do
 

@@ -114,9 +114,24 @@ Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
   return {.mutated = call.mutated, .damaged = state_->damaged};
 }
 
+void Engine::reset(ConnectionId id, Output& out) {
+  core::Session* session = state_->session(id);
+  if (session == nullptr) return;
+  state_->drop_watches(*session);
+  state_->drop_transactions(*session);
+  state_->domains.settle(out);
+}
+
+void Engine::domain_gone(std::uint32_t domid, Output& out) {
+  core::Domain* domain = state_->domains.find(domid);
+  if (domid == 0 || domain == nullptr || !domain->introduced) return;
+  core::end_introduced(*state_, *domain, out);
+  state_->domains.settle(out);
+}
+
 void Engine::domain_shut_down(std::uint32_t domid, Output& out) {
   core::Domain* domain = state_->domains.find(domid);
-  if (domain == nullptr || !domain->introduced || domain->shut_down) return;
+  if (domid == 0 || domain == nullptr || !domain->introduced || domain->shut_down) return;
   domain->shut_down = true;
   core::fire_domain_event(*state_, core::kReleaseEvent, domid, out);
 }
@@ -133,6 +148,14 @@ std::uint32_t Engine::transactions_of(std::uint32_t domid) const {
 }
 ConnectionId Engine::connections_end() const {
   return static_cast<ConnectionId>(state_->sessions.size());
+}
+std::vector<IntroducedDomain> Engine::introduced_domains() const {
+  std::vector<IntroducedDomain> introduced;
+  state_->domains.for_each([&](const core::Domain& domain) {
+    if (!domain.introduced || domain.domid == 0) return;
+    introduced.push_back({domain.domid, domain.port, domain.introduction, domain.shut_down, domain.features});
+  });
+  return introduced;
 }
 std::optional<std::uint32_t> Engine::domain_of(ConnectionId id) const {
   const core::Session* session = state_->session(id);

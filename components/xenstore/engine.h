@@ -86,6 +86,15 @@ class Output : public ServerUsage {
   virtual void quota_warning(const QuotaWarning& warning) { static_cast<void>(warning); }
 };
 
+// A domain that the toolstack has introduced, and where its ring is.
+struct IntroducedDomain {
+  std::uint32_t domid;
+  std::uint32_t port;          // the domain's end of its event channel
+  std::uint32_t introduction;  // another number with each INTRODUCE of any domain
+  bool shut_down;
+  std::uint32_t features;  // XENSTORE_SERVER_FEATURE_*, which it is told
+};
+
 // A change of one limit, named by its place in all_quotas().
 struct LimitChange {
   static constexpr std::uint32_t kEveryDomain = 0xFFFFFFFF;
@@ -116,9 +125,13 @@ class Engine {
   void connect(ConnectionId id, std::uint32_t domid);
   void disconnect(ConnectionId id, Output& out);
 
-  // Logged input: the hypervisor says that the domain has shut down or crashed. Fires @releaseDomain once,
-  // until RESUME.
+  // Drops the connection's watches and transactions; it stays connected. Likewise a logged input.
+  void reset(ConnectionId id, Output& out);
+
+  // Logged inputs, from the hypervisor: an introduced domain has shut down or crashed (fires @releaseDomain
+  // once, until RESUME); it is gone (what RELEASE does). Domain 0 and those not introduced are left alone.
   void domain_shut_down(std::uint32_t domid, Output& out);
+  void domain_gone(std::uint32_t domid, Output& out);
 
   // Logged input, from outside the protocol: changes limits, all or (kNotFound, kInvalid) none. A global
   // value holds for every domain that was given none of its own.
@@ -135,6 +148,8 @@ class Engine {
   std::uint32_t transactions_of(std::uint32_t domid) const;  // open ones, of all its connections; O(1)
   // No connection has an id as high.
   ConnectionId connections_end() const;
+  // Sorted by domid; without domain 0.
+  std::vector<IntroducedDomain> introduced_domains() const;
   // Whom a connection acts for; nullopt if there is none.
   std::optional<std::uint32_t> domain_of(ConnectionId id) const;
   // Sorted by domid, then in upstream's order of names.

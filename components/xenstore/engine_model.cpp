@@ -683,7 +683,7 @@ Model::Code Model::watch(View& view) {
   std::string name(*take_argument(rest));
   std::string token(*take_argument(rest));
   std::int64_t depth = count == 3 ? leading_number(*take_argument(rest)) : -1;
-  if (count == 3 && (depth < 0 || domains_.at(view.caller.domid).features == 0)) return Code::kInvalid;
+  if (count == 3 && (depth < 0 || (domains_.at(view.caller.domid).features & 4) == 0)) return Code::kInvalid;
   std::string path = name;
   if (!name.starts_with('/') && !name.starts_with('@')) path = home(view.caller.domid) + "/" + name;
   bool valid =
@@ -953,7 +953,7 @@ Model::Code Model::domain_path(View& view) {
 }
 
 void Model::domain_shut_down(std::uint32_t domid, Output& out) {
-  if (!introduced(domid) || domains_[domid].shut_down) return;
+  if (domid == 0 || !introduced(domid) || domains_[domid].shut_down) return;
   domains_[domid].shut_down = true;
   fire_special("@releaseDomain", domid, out);
 }
@@ -1117,7 +1117,7 @@ Model::Code Model::set_feature(View& view) {
   if (Code error = domain_named(*take_argument(rest), domid); error != Code::kNone) return error;
   std::string value(*take_argument(rest));
   if (domains_[domid].introduced) return Code::kBusy;
-  if (!is_number(value) || (leading_number(value) != 0 && leading_number(value) != 4)) return Code::kInvalid;
+  if (!is_number(value) || leading_number(value) > 7) return Code::kInvalid;
   domains_[domid].features = static_cast<unsigned>(leading_number(value));
   ok(view.out, kSetFeature);
   return Code::kNone;

@@ -75,7 +75,7 @@ struct ModelDomain {
   std::optional<std::uint32_t> target;
   std::uint64_t generation = 0;
   std::map<std::string, std::uint32_t> own_limits;
-  unsigned features = 4;
+  unsigned features = 7;
   bool soft_warned = false;
   bool hard_warned = false;
 };

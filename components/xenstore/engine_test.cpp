@@ -617,6 +617,54 @@ TEST(Domains, IntroduceAndRelease) {
   EXPECT_EQ(s.call(0, kIsDomainIntroduced, "32752|"), "T|");
 }
 
+TEST(Domains, AreKnownWithTheNumberOfTheirIntroduction) {
+  Store s;
+  s.call(0, kIntroduce, "5|1234|7|");
+  s.call(0, kIntroduce, "3|1234|9|");
+  const auto described = [&s] {
+    std::string text;
+    for (const IntroducedDomain& d : s.engine.introduced_domains()) {
+      text +=
+          std::to_string(d.domid) + ":" + std::to_string(d.port) + ":" + std::to_string(d.introduction) + " ";
+    }
+    return text;
+  };
+  EXPECT_EQ(described(), "3:9:2 5:7:1 ");
+  s.call(0, kIntroduce, "5|1234|7|");
+  EXPECT_EQ(described(), "3:9:2 5:7:3 ");
+  s.call(0, kRelease, "5|");
+  s.call(0, kIntroduce, "5|1234|7|");
+  EXPECT_EQ(described(), "3:9:2 5:7:4 ");
+}
+
+TEST(Domains, OneThatIsGoneIsReleased) {
+  Store s;
+  s.call(0, kIntroduce, "5|1234|7|");
+  s.write(0, "/local/domain/5/name", "guest");
+  s.call(0, kSetPerms, "/local/domain/5|n5|");
+  s.call(0, kWatch, "@releaseDomain|r|");
+  Recorder out;
+  s.engine.domain_gone(5, out);
+  EXPECT_THAT(out.said, ElementsAre(nul("event:0:@releaseDomain|r|"), "released:5"));
+  EXPECT_EQ(s.read(0, "/local/domain/5"), "ENOENT");
+  s.engine.domain_gone(5, out);
+  s.engine.domain_gone(0, out);
+  EXPECT_EQ(out.said.size(), 2U);
+  EXPECT_TRUE(s.engine.check());
+}
+
+TEST(Domains, AConnectionIsResetAndStaysConnected) {
+  Store s;
+  s.call(1, kWatch, "/watched|w|");
+  s.begin(1);
+  Recorder out;
+  s.engine.reset(1, out);
+  EXPECT_EQ(s.used(1, "watches"), 0U);
+  EXPECT_EQ(s.used(1, "transactions"), 0U);
+  EXPECT_EQ(s.call(1, kUnwatch, "/watched|w|"), "ENOENT");
+  EXPECT_TRUE(s.engine.check());
+}
+
 TEST(Domains, ReleaseRemovesWhatTheDomainOwned) {
   Store s;
   s.call(0, kIntroduce, "1|1|1|");
@@ -894,10 +942,10 @@ TEST(Quotas, ChangesFromOutsideAreAllOrNone) {
 
 TEST(Features, AreWhatThisServerCanDo) {
   Store s;
-  EXPECT_EQ(s.call(1, kGetFeature, ""), "4|");  // WATCH takes a depth; no ring is served
+  EXPECT_EQ(s.call(1, kGetFeature, ""), "7|");  // rings reconnect and tell errors, WATCH takes a depth
   EXPECT_EQ(s.call(1, kGetFeature, "1|"), "EACCES");
-  EXPECT_EQ(s.call(0, kGetFeature, "2|"), "4|");
-  EXPECT_EQ(s.call(0, kSetFeature, "2|5|"), "EINVAL");
+  EXPECT_EQ(s.call(0, kGetFeature, "2|"), "7|");
+  EXPECT_EQ(s.call(0, kSetFeature, "2|8|"), "EINVAL");
   EXPECT_EQ(s.call(0, kSetFeature, "77|4|"), "ENOENT");
   EXPECT_EQ(s.call(0, kSetFeature, "0|0|"), "EBUSY");
   EXPECT_EQ(s.call(0, kSetFeature, "2|0|"), "OK|");

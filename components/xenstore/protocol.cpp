@@ -147,6 +147,16 @@ std::int64_t leading_number(std::string_view text) {
   return negative ? -value : value;
 }
 
+std::optional<Introduction> parse_introduction(std::string_view payload) {
+  if (count_arguments(payload) < 3) return std::nullopt;
+  const std::int64_t domid = leading_number(*take_argument(payload));
+  const std::int64_t mfn = leading_number(*take_argument(payload));
+  const std::int64_t port = leading_number(*take_argument(payload));
+  if (domid < 0 || domid >= kFirstReservedDomain || port <= 0 || port > UINT32_MAX) return std::nullopt;
+  return Introduction{static_cast<std::uint32_t>(domid), static_cast<std::uint64_t>(mfn),
+                      static_cast<std::uint32_t>(port)};
+}
+
 std::optional<std::uint32_t> exact_domid(std::string_view text) {
   std::uint16_t domid = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), domid);

@@ -123,6 +123,14 @@ std::size_t count_arguments(std::string_view payload);
 // none), saturating instead of overflowing.
 std::int64_t leading_number(std::string_view text);
 
+// What INTRODUCE asks for; nothing if its arguments are none. Like the C xenstored it takes leading numbers.
+struct Introduction {
+  std::uint32_t domid;
+  std::uint64_t mfn;   // of the ring's page; every domain grants it, too
+  std::uint32_t port;  // the domain's end of its event channel
+};
+std::optional<Introduction> parse_introduction(std::string_view payload);
+
 // Digits and nothing else, at most what a domid's type can hold.
 std::optional<std::uint32_t> exact_domid(std::string_view text);
 

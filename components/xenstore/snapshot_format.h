@@ -18,7 +18,7 @@ namespace bulkhead::xenstore::core {
 static_assert(std::endian::native == std::endian::little, "snapshots are written in memory order");
 
 inline constexpr std::string_view kSnapshotMagic = "BHXSSNAP";
-inline constexpr std::uint32_t kSnapshotVersion = 2;
+inline constexpr std::uint32_t kSnapshotVersion = 3;
 
 enum class RecordType : std::uint32_t {
   kCounters = 1,

@@ -78,6 +78,7 @@ Status SnapshotReader::read_counters(FieldReader& fields) {
   counters_read_ = true;
   state_->generation = fields.number<std::uint64_t>();
   state_->watch_sequence = fields.number<std::uint64_t>();
+  state_->introductions = fields.number<std::uint32_t>();
   // No store lives long enough to count so far; one that began there would wrap, and take an old node for a
   // new one.
   constexpr std::uint64_t kCeiling = std::uint64_t{1} << 62;
@@ -108,7 +109,10 @@ Status SnapshotReader::read_domain(FieldReader& fields) {
   domain.port = fields.number<std::uint32_t>();
   domain.mfn = fields.number<std::uint64_t>();
   domain.generation = fields.number<std::uint64_t>();
-  if (domain.generation > state_->generation) return damaged("impossible generation");
+  domain.introduction = fields.number<std::uint32_t>();
+  if (domain.generation > state_->generation || domain.introduction > state_->introductions) {
+    return damaged("impossible generation");
+  }
   return read_own_limits(fields, domain);
 }
 

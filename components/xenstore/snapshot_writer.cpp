@@ -19,7 +19,7 @@ void write_permissions(RecordWriter& record, const PermissionSet& permissions) {
 
 void write_counters(RecordWriter& record, const State& state) {
   record.begin(RecordType::kCounters);
-  record.number(state.generation).number(state.watch_sequence);
+  record.number(state.generation).number(state.watch_sequence).number(state.introductions);
   for (const Quota& quota : all_quotas()) record.number(state.limits.*quota.limit);
   record.end();
 }
@@ -37,7 +37,7 @@ void write_domain(RecordWriter& record, const Domain& domain) {
                                           (domain.ended ? 4 : 0) | (domain.target ? 8 : 0) |
                                           (domain.soft_warned ? 16 : 0) | (domain.hard_warned ? 32 : 0));
   record.number(domain.domid).number(flags).number(domain.target.value_or(0)).number(domain.port);
-  record.number(domain.mfn).number(domain.generation);
+  record.number(domain.mfn).number(domain.generation).number(domain.introduction);
   record.number(domain.features).number(domain.own_limits);
   for (std::size_t i = 0; i < all_quotas().size(); ++i) {
     if ((domain.own_limits >> i & 1U) != 0) record.number(domain.limits.*all_quotas()[i].limit);

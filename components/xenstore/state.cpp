@@ -120,8 +120,8 @@ std::uint64_t State::digest() const {
 std::uint64_t State::fingerprint() const {
   Hasher hasher;
   hasher.add(digest());
-  for (std::uint64_t count :
-       {tree.node_count(), tree.version(), generation, watch_sequence, std::uint64_t{watches.size()}}) {
+  for (std::uint64_t count : {tree.node_count(), tree.version(), generation, watch_sequence,
+                              std::uint64_t{watches.size()}, std::uint64_t{introductions}}) {
     hasher.add(count);
   }
   for (const Quota& quota : all_quotas()) hasher.add(limits.*quota.limit);
@@ -131,6 +131,7 @@ std::uint64_t State::fingerprint() const {
                (domain.target ? std::uint64_t{*domain.target} + 1 : 0) << 3 |
                std::uint64_t{domain.port} << 32);
     hasher.add(domain.mfn);
+    hasher.add(domain.introduction);
     hasher.add(domain.generation);
     hasher.add(domain.own_limits | std::uint64_t{domain.features} << 32);
     hasher.add((domain.soft_warned ? 1U : 0U) | (domain.hard_warned ? 2U : 0U));

@@ -76,6 +76,7 @@ struct State {
   Limits limits;                 // the global ones
   std::uint64_t generation = 0;  // last number given out; counts every change of any node
   std::uint64_t watch_sequence = 0;
+  std::uint32_t introductions = 0;  // last number given to an INTRODUCE
   DomainTable domains{generation, limits};
   Tree tree;
   WatchIndex watches;
@@ -156,6 +157,9 @@ std::string domain_path(std::uint32_t domid);
 // Records in the call's transaction, if any, that it relied on or changed `path`. Fails, and dooms the
 // transaction, at the caller's limits.
 ErrorCode note(Call& call, std::string_view path, std::uint8_t flags);
+
+// An introduced domain that is not domain 0 is gone: with it what it owns, and what was granted to it.
+void end_introduced(State& state, Domain& domain, Output& out);
 
 Status check_state(const State& state);
 

@@ -15,6 +15,7 @@ enum class Operation : std::uint8_t {
   kWake = 5,
   kContract = 6,
   kWritable = 7,  // the client's socket takes bytes again; subject: slot; base: as for kSend
+  kEvents = 8,    // event channels are pending
 };
 
 // Bases and incarnations are cut: enough to tell "this operation" from "the one before", since at most one

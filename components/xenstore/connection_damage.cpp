@@ -37,7 +37,7 @@ void Connections::write_off(std::uint32_t index) {
   s.boundary.store(s.domid == 0 ? 0 : produced);
   s.in_base.store(s.parsed.load());
   s.out_base.store(produced);
-  s.sent_seal.store(0);
+  seal_empty_output(index);
   s.rest_seal.store(0);
   unstage(index);
   kDamageWrittenOff.pass();

@@ -94,6 +94,13 @@ void Connections::mark_output(std::uint32_t index) {
   if (marks.empty() || now.end - marks.back().end >= kMarkEvery) marks.push_back(now);
 }
 
+// Whatever it was: all of it counts as sent.
+void Connections::seal_empty_output(std::uint32_t index) {
+  Slot& s = slot(index);
+  s.sent_seal.store(seal_of(s.sent.load(), s.out_crc.load()));
+  marks_.erase(index);
+}
+
 // The first point at or after `offset` up to which the checksum is known.
 Connections::Staged Connections::mark_from(std::uint32_t index, std::uint64_t offset) const {
   const Slot& s = slot(index);

@@ -61,6 +61,7 @@ void Connections::prepare(std::uint32_t index) {
   s.end_of_input.store(0);
   s.overflowed.store(0);
   s.domid = 0;
+  s.ring_port = s.introduction = s.request_base = s.response_base = 0;
   staged_[index] = {};
   marks_.erase(index);
 }

@@ -116,6 +116,7 @@ class Connections {
                               std::uint32_t crc) const;
   std::uint32_t crc_of_input(std::uint32_t index) const;
   void mark_output(std::uint32_t index);
+  void seal_empty_output(std::uint32_t index);
   Staged mark_from(std::uint32_t index, std::uint64_t offset) const;
   std::byte* in_buffer(std::uint32_t index) const { return in_ + std::size_t{index} * geometry_.in_bytes; }
   std::byte* out_buffer(std::uint32_t index) const { return out_ + std::size_t{index} * geometry_.out_bytes; }

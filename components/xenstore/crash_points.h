@@ -51,6 +51,18 @@ inline CrashPoint kFollowRemembered{"follow-remembered"};  // it is a suspect, n
 inline CrashPoint kFollowed{"followed"};  // a record was executed, its suspect not yet acquitted
 inline CrashPoint kSalvaged{"salvaged"};  // connections are marked, the journal still holds the damage
 inline CrashPoint kSalvagePublished{"salvage-published"};
+// Of domains' rings.
+inline CrashPoint kRingBound{"ring-bound"};  // the event channel is bound, the domain not yet introduced
+inline CrashPoint kRingPrepared{"ring-prepared"};  // the slot says where the ring is, and is still free
+inline CrashPoint kRingOpened{"ring-opened"};      // committed, the domain does not know that it is connected
+inline CrashPoint kRingCopied{"ring-copied"};      // requests stand behind the input, not yet counted
+inline CrashPoint kRingCounted{"ring-counted"};    // counted, the domain does not know that they were taken
+inline CrashPoint kRingWritten{"ring-written"};    // replies stand in the ring, not yet counted
+inline CrashPoint kRingSent{"ring-sent"};          // counted, the domain does not see them
+inline CrashPoint kRingUntold{"ring-untold"};      // the domain could see it all, and was not woken
+inline CrashPoint kRingSilenced{"ring-silenced"};  // marked as cut off, its watches are still there
+inline CrashPoint kRingUnbound{"ring-unbound"};    // committed as closing, its event channel is unbound
+inline CrashPoint kDomainSettled{"domain-settled"};  // one domain's end is committed, its ring is still open
 // These are passed only where custody holds damage: damage_test.cpp.
 inline CrashPoint kDamageMarked{"damage-marked"};  // connections are marked, the commit is not given up yet
 inline CrashPoint kDamageWrittenOff{"damage-written-off"};  // one is marked and emptied, still open

@@ -181,7 +181,7 @@ TEST(CustodyRefusal, OtherLayoutVersion) {
   store.deposits_left = 1;
   ASSERT_FALSE(Custody::create(store, kSmallSettings));
   store.map("control").at<Control>(0)->version = 9;
-  EXPECT_THAT(refusal(store), HasSubstr("another version (layout 9, this program knows 3)"));
+  EXPECT_THAT(refusal(store), HasSubstr("another version (layout 9, this program knows 4)"));
   // Nor is anything made that would be sized by a layout we do not know.
   store.deposits_left = kItems;
   const auto created = Custody::create(store, kSmallSettings);

@@ -60,6 +60,14 @@ void Executor::begin(std::uint32_t slot) {
   touch(slot);
 }
 
+// For an input that comes from no connection.
+void Executor::begin_without_slot(std::uint32_t subject) {
+  ++input_number_;
+  congested_ = false;
+  entries_.clear();
+  current_ = subject;
+}
+
 void Executor::touch(std::uint32_t slot) {
   if (touched_in_[slot] == input_number_) return;
   touched_in_[slot] = input_number_;
@@ -93,11 +101,20 @@ void Executor::finish(std::uint64_t journal_tail, std::uint64_t next_serial) {
   }
 }
 
-void Executor::connect(std::uint32_t slot, std::uint32_t domid) {
+void Executor::connect(std::uint32_t slot, std::uint32_t domid, const Ring* ring) {
   connections_.prepare(slot);
   const std::uint64_t serial = next_serial();
-  connections_.slot(slot).serial.store(serial);
-  connections_.slot(slot).domid = domid;
+  Slot& s = connections_.slot(slot);
+  s.serial.store(serial);
+  s.domid = domid;
+  if (ring != nullptr) {
+    s.ring_port = ring->port;
+    s.introduction = ring->introduction;
+    s.request_base = ring->request_base;
+    s.response_base = ring->response_base;
+    s.strikes.store(ring->strikes);
+    kRingPrepared.pass();
+  }
   begin(slot);
   entries_[0].state = SlotState::kOpen;
   replica_.engine().connect(slot, domid);
@@ -113,6 +130,26 @@ void Executor::disconnect(std::uint32_t slot) {
   std::erase(overflowed_, slot);  // whoever gets the slot next has done nothing
   finish(journal(InputKind::kDisconnect, {}), next_serial());
   delivery_.closed(slot);
+}
+
+void Executor::reset(std::uint32_t slot) {
+  begin(slot);
+  entries_[0].parsed = connections_.slot(slot).received.load(std::memory_order_relaxed);
+  replica_.engine().reset(slot, *this);
+  std::erase(overflowed_, slot);
+  finish(journal(InputKind::kReset, {}), next_serial());
+}
+
+void Executor::domain_shut_down(std::uint32_t domid) {
+  begin_without_slot(domid);
+  replica_.engine().domain_shut_down(domid, *this);
+  finish(journal(InputKind::kDomainShutDown, {}), next_serial());
+}
+
+void Executor::domain_gone(std::uint32_t domid) {
+  begin_without_slot(domid);
+  replica_.engine().domain_gone(domid, *this);
+  finish(journal(InputKind::kDomainGone, {}), next_serial());
 }
 
 void Executor::execute(std::uint32_t slot, const Request& request) {
@@ -131,10 +168,7 @@ void Executor::execute(std::uint32_t slot, const Request& request) {
 
 Status Executor::set_limits(std::span<const LimitChange> changes) {
   if (!can_journal()) return failure(ErrorKind::kExhausted, "the journal is full until the next snapshot");
-  ++input_number_;
-  congested_ = false;
-  entries_.clear();  // it concerns no connection
-  current_ = 0;
+  begin_without_slot(0);
   if (auto set = replica_.engine().set_limits(changes, *this); !set) return set;
   kRequestExecuted.pass();
   finish(journal(InputKind::kLimits, {std::as_bytes(changes)}), next_serial());
@@ -150,9 +184,7 @@ void Executor::refuse(std::uint32_t slot, const Request& request, ErrorCode erro
 }
 
 void Executor::checkpoint(std::uint64_t incarnation) {
-  ++input_number_;
-  entries_.clear();
-  current_ = 0;
+  begin_without_slot(0);
   const CheckpointInput input{incarnation, replica_.engine().fingerprint()};
   finish(journal(InputKind::kCheckpoint, {std::as_bytes(std::span(&input, 1))}), next_serial());
   kCheckpointWritten.pass();

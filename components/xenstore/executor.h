@@ -34,10 +34,23 @@ class Executor : private Output {
   // The serial number that the next connection will get.
   std::uint64_t next_serial() const { return custody_.control().next_serial.load(); }
 
-  // A client was accepted into a free slot, under next_serial().
-  void connect(std::uint32_t slot, std::uint32_t domid);
+  // Where a domain's ring is (Slot).
+  struct Ring {
+    std::uint32_t port;
+    std::uint32_t introduction;
+    std::uint32_t request_base;
+    std::uint32_t response_base;
+    std::uint64_t strikes;  // of the domain's former connection
+  };
+  // A client was accepted into a free slot, or a domain's ring is served there, under next_serial().
+  void connect(std::uint32_t slot, std::uint32_t domid, const Ring* ring = nullptr);
   // Drops an open connection's watches and transactions; the slot becomes closing.
   void disconnect(std::uint32_t slot);
+  // An open connection begins anew: no watches, no transactions, no input. Its output must be gone.
+  void reset(std::uint32_t slot);
+  // What the hypervisor says of an introduced domain.
+  void domain_shut_down(std::uint32_t domid);
+  void domain_gone(std::uint32_t domid);
   // Executes a message that stands at the front of the slot's input.
   void execute(std::uint32_t slot, const Request& request);
   // Answers it with an error instead; nothing else changes.
@@ -72,6 +85,8 @@ class Executor : private Output {
   // Fault `poison`: the next reply kills.
   void die_in_next_reply() { deadly_ = true; }
 
+  // Domains were introduced or released since the last call.
+  bool take_domains_changed() { return std::exchange(domains_changed_, false); }
   // Slots that have new output since the last call.
   std::vector<std::uint32_t> take_woken();
   // Slots whose client did not read its events and must be cut off, since the last call.
@@ -92,9 +107,14 @@ class Executor : private Output {
   }
   std::string check_report() const override { return check_report_ ? check_report_() : std::string(); }
   void quota_warning(const QuotaWarning& warning) override { quota_warnings_.push_back(warning); }
+  void domain_introduced(std::uint32_t /*domid*/, std::uint64_t /*mfn*/, std::uint32_t /*port*/) override {
+    domains_changed_ = true;
+  }
+  void domain_released(std::uint32_t /*domid*/) override { domains_changed_ = true; }
 
   std::uint64_t event_bound(const Slot& slot) const;
   void begin(std::uint32_t slot);
+  void begin_without_slot(std::uint32_t subject);
   void touch(std::uint32_t slot);
   void overflow(std::uint32_t slot);
   void finish(std::uint64_t journal_tail, std::uint64_t next_serial);
@@ -117,6 +137,7 @@ class Executor : private Output {
   std::vector<std::uint32_t> overflowed_;
   bool congested_ = false;
   bool deadly_ = false;
+  bool domains_changed_ = false;
   std::vector<QuotaWarning> quota_warnings_;
   std::function<std::string()> check_report_;
 };

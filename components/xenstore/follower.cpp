@@ -29,8 +29,9 @@ constexpr int kTooLargeWaitMs = 1000;
 
 }  // namespace
 
-Follower::Follower(Instance& instance)
+Follower::Follower(Instance& instance, Rings& rings)
     : instance_(instance),
+      rings_(rings),
       faults_(own_faults([this] { return custody_ ? &*custody_ : nullptr; },
                          [this] {
                            if (replica_) replica_->engine().flip_bit();
@@ -128,6 +129,7 @@ bool Follower::follow() {
   if (!more) return await_snapshot(more.error());
   give_up_ns_ = 0;
   if (const auto verdict = replica_->take_verdict()) obey(*verdict);
+  if (rings_.served()) rings_.follow(replica_->engine().introduced_domains());
   // Only of a state that the owner has at this very position.
   if (due && replica_->at_checkpoint()) {
     snapshot_ = SnapshotWriting::begin(*custody_, replica_->engine(), replica_->position());

@@ -10,6 +10,7 @@
 
 #include "components/xenstore/custody.h"
 #include "components/xenstore/replica.h"
+#include "components/xenstore/rings.h"
 #include "components/xenstore/scrubber.h"
 #include "components/xenstore/snapshot_store.h"
 #include "runtime/instance.h"
@@ -19,7 +20,8 @@ namespace bulkhead::xenstore {
 
 class Follower {
  public:
-  explicit Follower(Instance& instance);
+  // Both must outlive it.
+  Follower(Instance& instance, Rings& rings);
   ~Follower();
   Follower(const Follower&) = delete;
   Follower& operator=(const Follower&) = delete;
@@ -52,6 +54,7 @@ class Follower {
   [[noreturn]] void end_damaged(const std::string& what);
 
   Instance& instance_;
+  Rings& rings_;
   InstanceFaults faults_;
   UniqueFd retire_bell_;
   std::mutex mutex_;  // guards everything below and the instance, until retired_

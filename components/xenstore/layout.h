@@ -11,7 +11,7 @@
 namespace bulkhead::xenstore {
 
 inline constexpr std::uint64_t kControlMagic = 0x31747358'6b6c7542;  // "BulkXst1"
-inline constexpr std::uint32_t kLayoutVersion = 3;
+inline constexpr std::uint32_t kLayoutVersion = 4;
 inline constexpr std::size_t kSnapshotSlots = 3;  // one published, one per possible writer (active, standby)
 inline constexpr std::size_t kSuspects = 8;       // see Control::suspects
 inline constexpr std::size_t kDeadlyRecords = 4;  // see Control::deadly_records
@@ -29,9 +29,11 @@ enum class SlotState : std::uint32_t {
   kClosing = 2,  // the engine has forgotten it; the socket is still in the ring's file table
 };
 
-// One connection. Offsets count the bytes of a stream since the connection began. Who advances which, and by
-// what witness:
-//   received, sent    from completions of the ring: base (carried in user_data) + result
+// One connection: a client's socket, or a domain's ring (xen/io/xs_wire.h, struct xenstore_domain_interface).
+// Offsets count the bytes of a stream since the connection began. Who advances which, and by what witness:
+//   received, sent    socket: from completions of the io_uring: base (carried in user_data) + result
+//                     domain's ring: one store here, when the bytes are copied; the ring's own indexes are
+//                     derived from it and published behind it, so that this is ahead of what the domain sees
 //   parsed, produced  from commits
 // The bytes of offset o stand at (o - base) modulo the buffer's size; a base changes only while its buffer is
 // empty.
@@ -45,7 +47,8 @@ struct alignas(128) Slot {
   std::atomic<std::uint64_t> sent;
   std::atomic<std::uint64_t> in_base;
   std::atomic<std::uint64_t> out_base;
-  std::atomic<std::uint32_t> end_of_input;  // the client will send no more
+  // The client will send no more. Of a domain's ring: the domain is cut off, until it begins anew.
+  std::atomic<std::uint32_t> end_of_input;
   // Output did not fit: the client has to be cut off. Stored before the commit that leaves the output out.
   std::atomic<std::uint32_t> overflowed;
   // Unprivileged domains only: where the first message begins that is not sent as a whole. Follows `sent`;
@@ -62,7 +65,16 @@ struct alignas(128) Slot {
   std::atomic<std::uint32_t> out_crc;  // CRC32C of all output before `produced`; changes with it
   // Something here was found to be damaged: the client is cut off, by a successor if not by its finder.
   std::atomic<std::uint32_t> damaged;
+  // Of a domain's ring, stored before the slot is open and not changed until it is used again; 0 in a
+  // socket's.
+  std::uint32_t ring_port;      // our end of its event channel
+  std::uint32_t introduction;   // which of the domain's (Engine::introduced_domains)
+  std::uint32_t request_base;   // index of the domain's ring at offset 0 of the input
+  std::uint32_t response_base;  // likewise of the output
+
+  bool is_ring() const { return ring_port != 0; }
 };
+static_assert(sizeof(Slot) == 128);
 
 // What one executed input changes, as absolute values, so that applying it twice is applying it once.
 struct CommitEntry {

@@ -54,7 +54,12 @@ Status serve() {
   auto lease = Lease::open(lease_item->fd.borrow());
   if (!lease) return forward(std::move(lease));
 
-  Follower follower(*instance);
+  const auto& names = instance->welcome().settings();
+  const auto hypervisor = names.find("hypervisor");
+  auto rings = Rings::open(hypervisor == names.end() ? std::string() : hypervisor->second);
+  if (!rings) return forward(std::move(rings));
+
+  Follower follower(*instance, *rings);
   auto predecessor_died = lease->acquire();
   follower.retire();
   if (!predecessor_died) return forward(std::move(predecessor_died));
@@ -67,7 +72,7 @@ Status serve() {
     follower.custody().emplace(std::move(*custody));
     follower.replica().emplace(*follower.custody());
   }
-  Server server(*instance, *server_settings, *follower.custody(), *follower.replica(), *ring,
+  Server server(*instance, *server_settings, *follower.custody(), *follower.replica(), *ring, *rings,
                 follower.faults());
   if (auto taken =
           server.take_over({owner.incarnation, owner.acquired_ns, *predecessor_died, settings->limits});

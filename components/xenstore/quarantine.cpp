@@ -77,7 +77,6 @@ void Quarantine::forget(const Condemned& condemned) {
 }
 
 std::uint32_t Quarantine::strike(std::uint32_t index) {
-  constexpr unsigned kCountShift = 48;
   constexpr std::uint64_t kOffsetMask = (std::uint64_t{1} << kCountShift) - 1;
   Slot& slot = connections_.slot(index);
   const std::uint64_t before = slot.strikes.load();

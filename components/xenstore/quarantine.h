@@ -53,8 +53,17 @@ class Quarantine {
   // The request at the front of the slot's input was refused as poison, once more or the same again: how many
   // of this connection's were. Call before the refusal is committed.
   std::uint32_t strike(std::uint32_t slot);
+  // How many were.
+  std::uint32_t strikes(std::uint32_t slot) const {
+    return static_cast<std::uint32_t>(connections_.slot(slot).strikes.load() >> kCountShift);
+  }
+  // As a slot keeps so many.
+  static constexpr std::uint64_t as_strikes(std::uint32_t count) {
+    return std::uint64_t{count} << kCountShift;
+  }
 
  private:
+  static constexpr unsigned kCountShift = 48;
   // A word: deaths (4 bits), work (2), slot (20), the low bits of the request's offset or the connection's
   // serial.
   static constexpr unsigned kPositionBits = 38;

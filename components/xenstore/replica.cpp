@@ -100,6 +100,18 @@ Status Replica::execute(const JournalRecord& record) {
       return {};
     case InputKind::kRequest:
       return execute_request(record);
+    case InputKind::kDomainShutDown:
+      if (!record.payload.empty()) break;
+      engine_.domain_shut_down(record.subject, discard);
+      return {};
+    case InputKind::kDomainGone:
+      if (!record.payload.empty()) break;
+      engine_.domain_gone(record.subject, discard);
+      return {};
+    case InputKind::kReset:
+      if (!record.payload.empty()) break;
+      engine_.reset(record.subject, discard);
+      return {};
     case InputKind::kLimits: {
       const std::span<const std::byte> payload(record.payload);
       if (payload.empty() || payload.size() % sizeof(LimitChange) != 0) break;

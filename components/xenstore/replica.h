@@ -20,6 +20,10 @@ enum class InputKind : std::uint32_t {
   kDisconnect = 2,  // no payload
   kRequest = 3,     // payload: Header, then the message's payload
   kLimits = 4,      // payload: LimitChange, once or more; the subject means nothing
+  // From the hypervisor: the domain, which is the subject, has shut down, or is gone. No payload.
+  kDomainShutDown = 5,
+  kDomainGone = 6,
+  kReset = 7,       // a guest's ring is cut off or begins anew; no payload
   kCheckpoint = 8,  // payload: CheckpointInput; subject 0. Changes nothing
 };
 

@@ -28,12 +28,13 @@ void sleep_for(std::int64_t ns) {
 }  // namespace
 
 Server::Server(Instance& instance, const ServerSettings& settings, Custody& custody, Replica& replica,
-               AdoptedRing& ring, InstanceFaults& faults)
+               AdoptedRing& ring, Rings& rings, InstanceFaults& faults)
     : instance_(instance),
       settings_(settings),
       custody_(custody),
       replica_(replica),
       ring_(ring),
+      rings_(rings),
       faults_(faults),
       connections_(custody),
       executor_(custody, connections_, replica, {.unsent_of_all = settings.unsent_limit}),
@@ -84,6 +85,7 @@ Status Server::take_over(const Takeover& takeover) {
     return forward(std::move(followed), "cannot follow the journal");
   kTakeoverReplayed.pass();
   if (auto begun = begin_limits(takeover.limits); !begun) return begun;
+  if (auto adopted = adopt_rings(); !adopted) return adopted;
   inspect_slots();
   forget_connections_of_lost_ring();
   count_output();
@@ -93,6 +95,7 @@ Status Server::take_over(const Takeover& takeover) {
   drain_completions();
   inspect_output();
   resume_connections();
+  if (auto resumed = resume_rings(); !resumed) return resumed;
   arm_poll(Operation::kWake, instance_.wake_fd());
   arm_poll(Operation::kContract, instance_.contract_fd());
   instance_.vitals().active.store(1);
@@ -224,7 +227,8 @@ std::int64_t Server::next_deadline() const {
   if (accept_again_ns_ != 0) no_later_than(accept_again_ns_);
   if (snapshots_.too_large()) no_later_than(next_snapshot_ns_);
   for (const Delayed& delayed : delayed_) no_later_than(delayed.until_ns);
-  if (snapshot_ || !suspects_.empty()) deadline = 1;  // in the past: look at the ring, do not wait
+  if (snapshot_ || !suspects_.empty() || events_due_ || domains_changed_ || domains_due_)
+    deadline = 1;  // in the past: look at the ring, do not wait
   return deadline;
 }
 
@@ -234,6 +238,12 @@ void Server::housekeeping(std::int64_t now) {
   vitals.log_position.store(replica_.position(), std::memory_order_relaxed);
   faults_.turn(now);
   resume_delayed(now);
+  if (rings_.served()) {
+    if (events_due_) take_events();
+    silence_waiting();
+    if (domains_due_) check_domains();
+    if (domains_changed_) settle_domains();
+  }
   clear_suspects();
   tell_quota_warnings();
   seal_journal(now);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "components/xenstore/checkpoint_schedule.h"
@@ -14,6 +15,7 @@
 #include "components/xenstore/executor.h"
 #include "components/xenstore/quarantine.h"
 #include "components/xenstore/replica.h"
+#include "components/xenstore/rings.h"
 #include "components/xenstore/run_queue.h"
 #include "components/xenstore/scrubber.h"
 #include "components/xenstore/server_settings.h"
@@ -36,7 +38,7 @@ class Server {
 
   // Everything must outlive the server.
   Server(Instance& instance, const ServerSettings& settings, Custody& custody, Replica& replica,
-         AdoptedRing& ring, InstanceFaults& faults);
+         AdoptedRing& ring, Rings& rings, InstanceFaults& faults);
 
   // Brings every half-done thing to its end. Then this instance is active and says so.
   Status take_over(const Takeover& takeover);
@@ -59,6 +61,8 @@ class Server {
     // Of the tickets in flight: a position in custody may be damaged when they must be cancelled.
     std::uint64_t receive_base = 0;
     std::uint64_t send_base = 0;
+    // Of a domain's ring: it may begin anew from then on.
+    std::int64_t reconnect_ns = 0;
   };
   // A client that may go on only later.
   struct Delayed {
@@ -119,9 +123,32 @@ class Server {
   void delay(std::uint32_t slot, std::int64_t until_ns);
   void resume_delayed(std::int64_t now);
   void suffer_poison(const Request& request);
-  void cut(std::uint32_t slot, const std::string& why);
+  void cut(std::uint32_t slot, const std::string& why,
+           DomainRing::Fault fault = DomainRing::Fault::kCommunication);
+  void drop(std::uint32_t slot);
   void begin_close(std::uint32_t slot);
+  void free_again(std::uint32_t slot);
   std::string name_of(std::uint32_t slot) const;
+
+  // Domains' rings (server_rings.cpp).
+  enum class Begin : std::uint8_t { kAnew, kWhereItIs };
+  Status adopt_rings();
+  Status resume_rings();
+  Status serve_kernel();
+  void resume_ring(std::uint32_t slot);
+  void take_events();
+  void exchange(std::uint32_t slot);
+  bool take_requests(std::uint32_t slot, const DomainRing& ring);
+  bool give_responses(std::uint32_t slot, const DomainRing& ring);
+  void reconnect(std::uint32_t slot);
+  void settle_domains();
+  void check_domains();
+  Status attach(const IntroducedDomain& domain, Begin begin, std::uint64_t strikes = 0);
+  void finish_detach(std::uint32_t slot);
+  void silence(std::uint32_t slot, DomainRing::Fault fault);
+  void silence_waiting();
+  bool can_introduce(const Request& request);
+  std::optional<std::uint32_t> free_slot() const;
 
   // Damage in custody (server_damage.cpp).
   void finish_commit();
@@ -159,6 +186,7 @@ class Server {
   Custody& custody_;
   Replica& replica_;
   AdoptedRing& ring_;
+  Rings& rings_;
   InstanceFaults& faults_;
   Connections connections_;
   Executor executor_;
@@ -179,6 +207,12 @@ class Server {
   std::vector<std::uint32_t> suspects_;  // must be seen to live through everything before they are none
   int turns_with_suspects_ = 0;
   Refusals refusals_;
+  std::unordered_map<std::uint32_t, std::uint32_t> ring_slots_;  // by domid
+  std::unordered_map<std::uint32_t, std::uint32_t> ring_ports_;  // slots by our event channel port
+  std::vector<std::uint32_t> silenced_;                          // to be cut off when the journal has room
+  bool domains_changed_ = false;                                 // rings have to be attached or detached
+  bool domains_due_ = false;                // the hypervisor has to be asked what became of domains
+  bool events_due_ = false;                 // more event channels may be pending
   std::uint32_t maybe_free_ = 0;            // slots below this index are not free
   std::optional<std::uint32_t> accepting_;  // the slot of the accept in flight
   std::int64_t accept_again_ns_ = 0;        // after a failure; 0: no wait
@@ -192,7 +226,9 @@ class Server {
   std::uint64_t follower_position_ = 0;
   std::int64_t follower_moved_ns_ = 0;
   std::uint64_t paced_tail_ = 0;
-  bool full_ = false;  // no free slot was found
+  bool full_ = false;        // no free slot was found
+  bool unattached_ = false;  // likewise for a domain's ring
+  bool no_kernel_ = false;   // this host's kernel has no ring
   bool answered_ = false;
   bool ended_ = false;
 };

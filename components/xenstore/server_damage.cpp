@@ -41,6 +41,7 @@ void Server::forget_connections_of_lost_ring() {
   if (!readable) spdlog::error("the ring's generation in custody is damaged: taken for the present one");
   for (std::uint32_t i = 0; readable && i < connections_.slots_used(); ++i) {
     Slot& slot = connections_.slot(i);
+    if (slot.is_ring()) continue;
     if (slot.state.load() == SlotState::kOpen) executor_.disconnect(i);
     connections_.set_sent(i, slot.produced.load());
     slot.state.store(SlotState::kFree);
@@ -90,7 +91,9 @@ void Server::inspect_output() {
 
 void Server::tell_damage(std::uint32_t index, std::string_view what) {
   const std::string client = name_of(index);
-  const std::string text = client + " is damaged in custody (" + std::string(what) + "): cut off";
+  const char* then =
+      connections_.slot(index).is_ring() ? "its connection begins anew, without its watches" : "cut off";
+  const std::string text = client + " is damaged in custody (" + std::string(what) + "): " + then;
   spdlog::error("{}", text);
   if (++damaged_connections_ <= kMostTold) (void)instance_.send_finding("client", text, client);
 }
@@ -107,6 +110,7 @@ void Server::cut_damaged(std::uint32_t index, std::string_view what) {
   if (connections_.slot(index).state.load() != SlotState::kOpen) return;
   connections_.slot(index).damaged.store(1);
   tell_damage(index, what);
+  domains_changed_ = domains_changed_ || connections_.slot(index).is_ring();
   begin_close(index);
 }
 

@@ -96,9 +96,11 @@ Server::Next Server::execute_next(std::uint32_t index) {
   switch (connections_.next_message(index, request)) {
     case Connections::Input::kOversized:
       cut(index,
-          "sent a message of " + std::to_string(request.header.length) + " bytes, the protocol allows 4096");
+          "sent a message of " + std::to_string(request.header.length) + " bytes, the protocol allows 4096",
+          DomainRing::Fault::kProtocol);
       return Next::kNothing;
     case Connections::Input::kIncomplete: {
+      if (slot.is_ring()) return Next::kNothing;
       const bool output_done = flights_[index].broken || !connections_.output_pending(index);
       if (flights_[index].broken || (slot.end_of_input.load() != 0 && output_done)) begin_close(index);
       return Next::kNothing;
@@ -132,7 +134,13 @@ void Server::execute_one(std::uint32_t slot, const Request& request) {
   }
   quarantine_.executing(slot);
   if (poisonous) suffer_poison(request);
-  executor_.execute(slot, request);
+  if (request.header.type == kIntroduce && rings_.served() && connections_.slot(slot).domid == 0 &&
+      !can_introduce(request)) {
+    executor_.refuse(slot, request, ErrorCode::kInvalid);
+  } else {
+    executor_.execute(slot, request);
+  }
+  if (executor_.take_domains_changed()) settle_domains();
   if (request.header.type == kControl || request.header.type == kSetQuota) unthrottle_all();
   if (connections_.slot(slot).domid == 0) return;
   if (executor_.congested()) delay(slot, monotonic_ns() + kCongestionPause);
@@ -197,19 +205,22 @@ void Server::resume_delayed(std::int64_t now) {
     if (now < delayed.until_ns) return false;
     flights_[delayed.slot].delayed = false;
     queue_.add(delayed.slot);
+    if (connections_.slot(delayed.slot).is_ring()) mark_flush(delayed.slot);
     return true;
   });
 }
 
 std::string Server::name_of(std::uint32_t index) const {
   const Slot& slot = connections_.slot(index);
+  if (slot.is_ring()) return "domain " + std::to_string(slot.domid);
   std::string name = "connection " + std::to_string(slot.serial.load());
   if (slot.domid != 0) name += " of domain " + std::to_string(slot.domid);
   return name;
 }
 
-void Server::cut(std::uint32_t index, const std::string& why) {
-  if (connections_.slot(index).state.load() != SlotState::kOpen) return;
+void Server::cut(std::uint32_t index, const std::string& why, DomainRing::Fault fault) {
+  const Slot& slot = connections_.slot(index);
+  if (slot.state.load() != SlotState::kOpen || (slot.is_ring() && slot.end_of_input.load() != 0)) return;
   const std::string client = name_of(index);
   spdlog::warn("{} {}: closing it", client, why);
   const std::int64_t now = monotonic_ns();
@@ -217,7 +228,17 @@ void Server::cut(std::uint32_t index, const std::string& why) {
     next_finding_ns_ = now + kFindingInterval;
     (void)instance_.send_finding("client", client + " " + why + ": cut off", client);
   }
+  if (slot.is_ring()) return silence(index, fault);
   begin_close(index);
+}
+
+// Takeover: ends it as far as custody is concerned.
+void Server::drop(std::uint32_t index) {
+  if (connections_.slot(index).is_ring()) {
+    silence(index, DomainRing::Fault::kCommunication);
+  } else {
+    executor_.disconnect(index);
+  }
 }
 
 // Ends a connection step by step: forgotten by the engine (committed), its operations cancelled, then closed
@@ -231,6 +252,7 @@ void Server::begin_close(std::uint32_t index) {
     unthrottle(slot.domid);  // what waited for this one counts no more
   }
   if (slot.state.load() != SlotState::kClosing || flight.closing) return;
+  if (slot.is_ring()) return finish_detach(index);
   if (!flight.receiving && !flight.sending) return arm_close(index);
   if (flight.cancelled) return;
   flight.cancelled = true;

@@ -50,6 +50,11 @@ void Server::complete(const io_uring_cqe& cqe) {
       return accepted(told, cqe.res);
     case Operation::kClose:
       return closed(told, cqe.res);
+    case Operation::kEvents:
+      if (!own(told)) return;
+      take_events();
+      if ((cqe.flags & IORING_CQE_F_MORE) == 0) arm_poll(Operation::kEvents, rings_.events());
+      return;
     case Operation::kWake:
       if (!own(told)) return;
       if (faults_.heartbeat_dropped()) {
@@ -141,7 +146,7 @@ void Server::accepted(const Ticket& told, int result) {
     return;
   }
   // Committed by a predecessor that died before taking the completion?
-  if (!told.matches(executor_.next_serial())) return;
+  if (connections_.slot(told.subject).state.load() != SlotState::kFree) return;
   executor_.connect(told.subject, domain_of_new_client(custody_.control(), monotonic_ns()));
   kAcceptCommitted.pass();
   flights_[told.subject] = Flight{.flushing = flights_[told.subject].flushing};
@@ -156,10 +161,15 @@ void Server::closed(const Ticket& told, int /*result*/) {
   if (own(told)) flights_[told.subject].closing = false;
   if (slot.state.load() != SlotState::kClosing || !told.matches(slot.serial.load())) return;
   connections_.set_sent(told.subject, slot.produced.load());
-  connections_.shrink_output(told.subject);
-  slot.state.store(SlotState::kFree);
-  maybe_free_ = std::min(maybe_free_, told.subject);
+  free_again(told.subject);
+}
+
+void Server::free_again(std::uint32_t index) {
+  connections_.shrink_output(index);
+  connections_.slot(index).state.store(SlotState::kFree);
+  maybe_free_ = std::min(maybe_free_, index);
   full_ = false;
+  domains_changed_ = domains_changed_ || unattached_;
 }
 
 // ---- submission ----
@@ -175,6 +185,10 @@ void Server::flush() {
     flights_[slot].flushing = false;
     quarantine_.handling(slot);
     if (connections_.slot(slot).state.load(std::memory_order_relaxed) != SlotState::kOpen) continue;
+    if (connections_.slot(slot).is_ring()) {
+      exchange(slot);
+      continue;
+    }
     arm_send(slot);
     arm_receive(slot);
   }

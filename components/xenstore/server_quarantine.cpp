@@ -13,8 +13,11 @@ void Server::condemn(const Quarantine::Condemned& condemned) {
     refusals_.note = refusals_.client + " was cut off: " + std::to_string(condemned.deaths) +
                      " owners in a row died handling it";
     spdlog::error("{}", refusals_.note);
-    if (connections_.slot(condemned.slot).state.load() == SlotState::kOpen)
-      executor_.disconnect(condemned.slot);
+    Slot& slot = connections_.slot(condemned.slot);
+    if (slot.state.load() == SlotState::kOpen) {
+      if (slot.is_ring()) slot.strikes.store(Quarantine::as_strikes(settings_.poison_limit));  // for good
+      drop(condemned.slot);
+    }
   }
   quarantine_.forget(condemned);
 }
@@ -31,7 +34,7 @@ void Server::refuse_poison(std::uint32_t slot, std::uint32_t deaths) {
   executor_.refuse(slot, request, ErrorCode::kIo);
   if (strikes >= settings_.poison_limit) {
     refusals_.note += "; it was the " + std::to_string(strikes) + ". of that client, which is cut off";
-    executor_.disconnect(slot);
+    drop(slot);
   }
   spdlog::error("{}", refusals_.note);
 }

@@ -1,0 +1,82 @@
+// Domains' xenstore rings, as far as they belong to this process: pages that are mapped and the event
+// channels' descriptor. What must outlive the process is in custody (Slot); a standby maps pages ahead of
+// time.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "components/xenstore/domain_ring.h"
+#include "components/xenstore/engine.h"
+#include "hypervisor/hypervisor.h"
+#include "runtime/instance.h"
+
+namespace bulkhead::xenstore {
+
+// Movable between threads under the owner's lock, not thread-safe.
+class Rings {
+ public:
+  // No rings are served.
+  Rings() = default;
+  // `spec` as for hypervisor::open(); empty: no rings are served.
+  static Result<Rings> open(const std::string& spec);
+
+  bool served() const { return hypervisor_ != nullptr; }
+
+  // ---- pages ----
+
+  // Maps the pages of the domains that are introduced, as far as that is possible, and lets go of all others:
+  // as long as somebody has a dead domain's page mapped, its memory is not freed. Cheap if nothing has
+  // changed.
+  void follow(const std::vector<IntroducedDomain>& domains);
+  // The page of a domain, by the number of its introduction, so that a later domain's is not taken for it.
+  Result<DomainRing> map(std::uint32_t domid, std::uint32_t introduction);
+  // nullptr: not mapped.
+  const DomainRing* find(std::uint32_t domid) const;
+  void forget(std::uint32_t domid) { pages_.erase(domid); }
+
+  // ---- event channels: of the owner alone ----
+
+  // Continues with the descriptor in custody; the first owner makes it.
+  Status adopt_events(CustodyStore& store);
+  BorrowedFd events() const { return hypervisor_->events(); }
+  // The next port that was signalled, which can be signalled again from now on. nullopt: none.
+  std::optional<std::uint32_t> take_event();
+  // Our end, bound to the domain's. A predecessor may have bound it.
+  Result<std::uint32_t> bind(std::uint32_t domid, std::uint32_t port);
+  // Harmless to repeat.
+  void unbind(std::uint32_t port) { (void)hypervisor_->unbind(port); }
+  // A domain that is gone cannot be told anything, and is not missed here.
+  void notify(std::uint32_t port) { (void)hypervisor_->notify(port); }
+  // Who might have been told by somebody who died before he did.
+  void expect_again(std::uint32_t port) { (void)hypervisor_->unmask(port); }
+  bool is_domain_event(std::uint32_t port) const { return port == domain_events_; }
+
+  // ---- domains ----
+
+  Result<std::vector<hypervisor::Domain>> domains() { return hypervisor_->domains(); }
+  // kNotFound: this host's kernel has no ring of its own.
+  Result<std::uint32_t> kernel_port() { return hypervisor_->xenstore_port(); }
+
+  // Can this domain be introduced? Its page and event channel are looked at; of the latter the binding stays,
+  // for bind(). kRefused says what is wrong.
+  Status try_introduction(std::uint32_t domid, std::uint32_t port);
+
+ private:
+  struct Page {
+    std::uint32_t introduction;
+    std::unique_ptr<hypervisor::Pages> pages;
+    DomainRing ring;
+  };
+
+  std::unique_ptr<hypervisor::Hypervisor> hypervisor_;
+  std::map<std::uint32_t, Page> pages_;  // by domid
+  std::vector<std::uint32_t> followed_;  // the introductions that follow() has dealt with
+  std::uint32_t domain_events_ = 0;
+};
+
+}  // namespace bulkhead::xenstore

@@ -86,6 +86,13 @@ void Connections::set_sent(std::uint32_t index, std::uint64_t sent) {
   s.sent.store(sent);
 }
 
+void Connections::finish_sent(std::uint32_t index, std::uint32_t most) {
+  const Slot& s = slot(index);
+  const std::uint64_t sent = s.sent.load();
+  const auto ahead = static_cast<std::uint32_t>(s.sent_seal.load()) - static_cast<std::uint32_t>(sent);
+  if (ahead != 0 && ahead <= most && sent + ahead <= s.produced.load()) set_sent(index, sent + ahead);
+}
+
 void Connections::mark_output(std::uint32_t index) {
   const std::uint64_t sent = slot(index).sent.load(std::memory_order_relaxed);
   auto& marks = marks_[index];

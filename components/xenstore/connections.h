@@ -67,6 +67,9 @@ class Connections {
   void count_unsent();
   void set_produced(std::uint32_t index, std::uint64_t produced, std::uint32_t crc);
   void set_sent(std::uint32_t index, std::uint64_t sent);
+  // Takeover, of a domain's ring: a predecessor that died between the checksum and `sent` had copied the bytes,
+  // so they count as sent. `most`: more than that are never under way.
+  void finish_sent(std::uint32_t index, std::uint32_t most);
   // Gives memory back that a connection needed in bad times. Call when none of its output is in flight or
   // waiting.
   void shrink_output(std::uint32_t index) const;

@@ -38,6 +38,7 @@ Status Server::adopt_rings() {
                      "custody holds domains' rings, but the setting `hypervisor` says that there are none");
     }
     if (slot.state.load() != SlotState::kOpen) continue;
+    connections_.finish_sent(i, DomainRing::kBytes);
     ring_slots_[slot.domid] = i;
     ring_ports_[slot.ring_port] = i;
   }

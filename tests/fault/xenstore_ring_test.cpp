@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <string>
+#include <thread>
 
 #include "hypervisor/local/machine_process.h"
 #include "runtime/clock.h"
@@ -353,8 +355,11 @@ TEST_F(XenstoreRing, EveryCrashPoint) {
     if (points.empty()) {
       for (const auto& point : active.hello().crash_points()) {
         // Where a hostile domain is needed: ADomainIsCutOffThoughItsOwnerDies.
-        const bool passed =
-            (point.starts_with("ring-") && point != "ring-silenced") || point == "domain-settled";
+        const auto begins = [&](const char* with) { return point.starts_with(with); };
+        const bool passed = (begins("ring-") && point != "ring-silenced") || begins("domain-") ||
+                            begins("request-") || begins("commit") || begins("input-") ||
+                            point == "send-sealed" || point == "boundary-behind" ||
+                            point == "close-committed" || begins("checkpoint-");
         if (passed) points.push_back(point);
       }
     }
@@ -364,9 +369,9 @@ TEST_F(XenstoreRing, EveryCrashPoint) {
     ++deaths[point];
     return &active;
   };
-  KillCampaign campaign(*host_, {.kills = 44, .strike = strike});
+  KillCampaign campaign(*host_, {.kills = 100, .strike = strike});
   expect_unnoticed(campaign);
-  EXPECT_GE(points.size(), 8U);
+  EXPECT_GE(points.size(), 20U);
 }
 
 // ---- hostile domains ----
@@ -530,6 +535,77 @@ TEST_F(XenstoreRing, ADamagedConnectionBeginsAnew) {
   ASSERT_TRUE(host_->wait_until([&] { return guest->ended(); }));
   EXPECT_EQ(list(home(*guest)), nul("data|"));
   expect_others_unaffected();
+}
+
+// Pages that change under our eyes: indexes, connection state, requests, whatever. A quiet guest works
+// meanwhile, and the service lives.
+TEST_F(XenstoreRing, DomainsThatWriteAnythingAnywhereHurtNobody) {
+  start();
+  start_serving();
+  const pid_t owner = host_->active()->pid();
+  const pid_t standby = host_->ready_standby()->pid();
+  std::vector<std::unique_ptr<Guest>> abusers;
+  for (int i = 0; i < 3; ++i) {
+    abusers.push_back(introduce());
+    ASSERT_TRUE(connected(*abusers.back()));
+  }
+  std::atomic<bool> enough = false;
+  std::thread abuse([&] {
+    std::mt19937 random(7);
+    const auto below = [&](std::uint32_t bound) { return static_cast<std::uint32_t>(random() % bound); };
+    // A message whose header is sometimes true.
+    const auto write_message = [&](xenstore_domain_interface& ring, std::uint32_t at) {
+      const xsd_sockmsg header{below(30), below(3), below(3), below(4) == 0 ? below(6000) : below(60)};
+      for (std::uint32_t i = 0; i < sizeof header; ++i) {
+        ring.req[MASK_XENSTORE_IDX(at + i)] = reinterpret_cast<const char*>(&header)[i];
+      }
+      for (std::uint32_t i = sizeof header; i < 100; ++i) {
+        ring.req[MASK_XENSTORE_IDX(at + i)] = "/a\0b@1x\0"[below(9)];
+      }
+    };
+    while (!enough) {
+      Guest& guest = *abusers[below(3)];
+      xenstore_domain_interface& ring = guest.ring();
+      const std::uint32_t consumed = Guest::word(ring.req_cons).load();
+      switch (below(8)) {
+        case 0:
+          Guest::word(ring.req_prod)
+              .store(below(2) == 0 ? consumed + below(1100) : static_cast<std::uint32_t>(random()));
+          break;
+        case 1:
+          Guest::word(ring.rsp_cons).store(Guest::word(ring.rsp_prod).load() - below(1100));
+          break;
+        case 2:
+          Guest::word(ring.req_cons).store(static_cast<std::uint32_t>(random()));
+          Guest::word(ring.rsp_prod).store(static_cast<std::uint32_t>(random()));
+          break;
+        case 3:
+          Guest::word(ring.connection).store(below(3));
+          break;
+        default:
+          write_message(ring, consumed);
+          Guest::word(ring.req_prod).store(consumed + 16 + below(60));
+          Guest::word(ring.rsp_cons).store(Guest::word(ring.rsp_prod).load());
+      }
+      guest.notify();
+    }
+  });
+  auto quiet = introduce();
+  auto client = client_of(*quiet);
+  const std::int64_t until = monotonic_ns() + 2 * kSecond;
+  int asked = 0;
+  for (; monotonic_ns() < until; ++asked) {
+    const std::string value = std::to_string(asked);
+    ASSERT_TRUE(client->call(XS_WRITE, 0, nul("data|" + value)).has_value());
+    ASSERT_EQ(client->call(XS_READ, 0, nul("data|")), value);
+  }
+  enough = true;
+  abuse.join();
+  host_->pump(0);
+  EXPECT_EQ(host_->active()->pid(), owner);
+  EXPECT_EQ(host_->ready_standby()->pid(), standby);
+  expect_others_unaffected();
+  std::printf("requests of the quiet guest: %d\n", asked);
 }
 
 // A domain that never reads waits; its memory is bounded, and nobody waits with it.

@@ -17,8 +17,10 @@
 #include <random>
 #include <string>
 
+#include "hypervisor/local/machine_process.h"
 #include "runtime/clock.h"
 #include "tests/support/component_host.h"
+#include "tests/support/guest.h"
 #include "tests/support/xs_client.h"
 
 namespace bulkhead {
@@ -112,24 +114,46 @@ class Ears : public xs::Listener {
   bool failed = false;
 };
 
-class XenstoreStep : public ::testing::Test {
+enum class Way : std::uint8_t { kSocket, kRing };
+
+// Two clients, by sockets or each in a guest of its own.
+class XenstoreStep : public ::testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
-    auto host = ComponentHost::create({BULKHEAD_BIN "/bulkhead-xenstored", {}, 256, "warning"});
+    std::map<std::string, std::string> settings;
+    if (GetParam() == Way::kRing) {
+      auto machine = hypervisor::local::MachineProcess::start(BULKHEAD_BIN "/bulkhead-local-hypervisor");
+      ASSERT_TRUE(machine.has_value()) << machine.error().message();
+      machine_ = std::move(*machine);
+      settings["hypervisor"] = machine_->spec();
+    }
+    auto host = ComponentHost::create({BULKHEAD_BIN "/bulkhead-xenstored", settings, 256, "warning"});
     ASSERT_TRUE(host.has_value()) << host.error().message();
     host_ = std::move(*host);
     ASSERT_TRUE(host_->launch().has_value());
     ASSERT_TRUE(host_->wait_until([&] { return host_->active() != nullptr; }));
     writer_ = connect("writer");
     watcher_ = connect("watcher");
-    ASSERT_TRUE(writer_->call(XS_WRITE, 0, std::string("/step\0000", 7)).has_value());
+    auto toolstack = connect_by_socket("toolstack");
+    ASSERT_TRUE(toolstack->call(XS_WRITE, 0, std::string("/step\0000", 7)).has_value());
+    ASSERT_TRUE(toolstack->call(XS_SET_PERMS, 0, std::string("/step\0b0\0", 9)).has_value());
     ASSERT_TRUE(watcher_->call(XS_WATCH, 0, std::string("/step\0t\0", 8), &ears_).has_value());
     ASSERT_TRUE(hear([&] { return ears_.events == 1; }));  // a watch fires once when it is set
   }
 
-  std::unique_ptr<xs::XsClient> connect(const std::string& name) {
+  std::unique_ptr<xs::XsClient> connect_by_socket(const std::string& name) {
     auto socket = xs::XsClient::connect(host_->socket_path());
     EXPECT_TRUE(socket.has_value());
+    return std::make_unique<xs::XsClient>(std::move(*socket), name, log_);
+  }
+  std::unique_ptr<xs::XsClient> connect(const std::string& name) {
+    if (!machine_) return connect_by_socket(name);
+    auto guest = testing::Guest::create(machine_->socket());
+    EXPECT_TRUE(guest.has_value());
+    EXPECT_TRUE(connect_by_socket("toolstack")->call(XS_INTRODUCE, 0, (*guest)->introduction()).has_value());
+    auto socket = (*guest)->connect();
+    EXPECT_TRUE(socket.has_value());
+    guests_.push_back(std::move(*guest));
     return std::make_unique<xs::XsClient>(std::move(*socket), name, log_);
   }
 
@@ -176,7 +200,9 @@ class XenstoreStep : public ::testing::Test {
     return taken;
   }
 
+  std::unique_ptr<hypervisor::local::MachineProcess> machine_;
   std::unique_ptr<ComponentHost> host_;
+  std::vector<std::unique_ptr<testing::Guest>> guests_;
   xs::AnomalyLog log_;
   Ears ears_;
   std::unique_ptr<xs::XsClient> writer_;
@@ -184,7 +210,7 @@ class XenstoreStep : public ::testing::Test {
   int writes_ = 0;
 };
 
-TEST_F(XenstoreStep, DiesAtEveryInstruction) {
+TEST_P(XenstoreStep, DiesAtEveryInstruction) {
   const int stride = number_from_environment("BULKHEAD_TEST_STEP_STRIDE", kDefaultStride);
   ASSERT_GT(stride, 0);
   ASSERT_NO_FATAL_FAILURE(pair_up());
@@ -200,8 +226,12 @@ TEST_F(XenstoreStep, DiesAtEveryInstruction) {
     ++deaths;
   }
   EXPECT_EQ(log_.total(), 0U) << ::testing::PrintToString(log_.described());
+  for (const auto& guest : guests_) EXPECT_TRUE(guest->complaints().empty());
   std::printf("%d instructions, died at %d of them, beginning with %d\n", length, deaths, first);
 }
+
+INSTANTIATE_TEST_SUITE_P(By, XenstoreStep, ::testing::Values(Way::kSocket, Way::kRing),
+                         [](const auto& way) { return way.param == Way::kSocket ? "Socket" : "Ring"; });
 
 }  // namespace
 }  // namespace bulkhead

@@ -31,6 +31,14 @@ class LocalEnvironment final : public Environment {
   std::unique_ptr<local::MachineProcess> machine_;
 };
 
+class XenEnvironment final : public Environment {
+ public:
+  std::string spec() const override { return "xen"; }
+  bool has_domains() const override { return false; }
+  MakeGuest guest() const override { return xen_guest; }
+  MakeGuest kernel() const override { return {}; }
+};
+
 }  // namespace
 
 std::vector<std::string> Environment::names() {
@@ -40,6 +48,7 @@ std::vector<std::string> Environment::names() {
 
 std::unique_ptr<Environment> Environment::create(const std::string& name) {
   if (name == "local") return std::make_unique<LocalEnvironment>();
+  if (name == "xen") return std::make_unique<XenEnvironment>();
   (void)std::fprintf(stderr, "no such hypervisor: %s\n", name.c_str());
   std::abort();
 }

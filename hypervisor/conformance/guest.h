@@ -31,4 +31,7 @@ class Guest {
 // A domain of the local hypervisor at `socket`; domain 0's kernel if `kernel`.
 Result<std::unique_ptr<Guest>> local_guest(const std::string& socket, bool kernel);
 
+// dom0, on Xen, which grants to itself.
+Result<std::unique_ptr<Guest>> xen_guest();
+
 }  // namespace bulkhead::hypervisor::conformance

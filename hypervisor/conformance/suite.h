@@ -11,7 +11,7 @@
 namespace bulkhead::hypervisor::conformance {
 
 inline constexpr Domid kNoDomain = 0x7FEF;
-inline constexpr GrantRef kNoGrant = 300;  // which no frontend here grants
+inline constexpr GrantRef kNoGrant = 30'000;  // which no frontend here grants
 
 template <typename T>
 ErrorKind kind(const Result<T>& result) {

@@ -41,6 +41,9 @@ Result<EventChannels::Allocated> EventChannels::allocate(Domid domid) {
     return os_failure("cannot make an event channel");
   }
   channel->to_frontend.reset(ends[0]);
+  // The least there is: a few datagrams say all that thousands could.
+  const int least = 0;
+  (void)::setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof least);
   Allocated allocated{channel->remote, channel->to_backend.borrow(), UniqueFd(ends[1])};
   ports.emplace(channel->remote, std::move(channel));
   return allocated;

@@ -24,6 +24,7 @@ Result<Rings> Rings::open(const std::string& spec) {
 
 void Rings::follow(const std::vector<IntroducedDomain>& domains) {
   std::vector<std::uint32_t> introductions;
+  introductions.reserve(domains.size());
   for (const IntroducedDomain& domain : domains) introductions.push_back(domain.introduction);
   if (introductions == followed_) return;
   followed_ = std::move(introductions);

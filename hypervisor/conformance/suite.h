@@ -7,20 +7,12 @@
 #include <algorithm>
 
 #include "hypervisor/conformance/environment.h"
+#include "hypervisor/conformance/kind.h"
 
 namespace bulkhead::hypervisor::conformance {
 
 inline constexpr Domid kNoDomain = 0x7FEF;
 inline constexpr GrantRef kNoGrant = 30'000;  // which no frontend here grants
-
-template <typename T>
-ErrorKind kind(const Result<T>& result) {
-  if (result) {
-    ADD_FAILURE() << "a success";
-    return ErrorKind::kFailed;
-  }
-  return result.error().kind();
-}
 
 // The next event; 0: none within the deadline.
 inline Port take_event_of(Hypervisor& hypervisor) {

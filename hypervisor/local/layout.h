@@ -39,7 +39,7 @@ struct GrantEntry {
 using GrantWord = std::atomic<std::uint64_t>;
 static_assert(GrantWord::is_always_lock_free && sizeof(GrantWord) == sizeof(std::uint64_t));
 
-inline constexpr std::size_t page_offset(std::size_t frame) {
+constexpr std::size_t page_offset(std::size_t frame) {
   return kGrantTableBytes + frame * kPageBytes;
 }
 

@@ -1,5 +1,6 @@
 // What is special about the local hypervisor: hostile frontends, processes that die, limits. What every
 // implementation does: conformance_test.cpp.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <thread>
 
+#include "hypervisor/conformance/kind.h"
 #include "hypervisor/local/frontend.h"
 #include "hypervisor/local/machine_process.h"
 #include "runtime/seqpacket.h"
@@ -53,9 +55,7 @@ class LocalTest : public ::testing::Test {
   }
   ErrorKind refusal_of(const GrantEntry& entry) {
     guest_->grant_word(8).store(entry.word());
-    auto mapped = map(8);
-    if (mapped) ADD_FAILURE() << "mapped";
-    return mapped ? ErrorKind::kFailed : mapped.error().kind();
+    return kind(map(8));
   }
 
   UniqueFd raw_connection() const {
@@ -86,7 +86,7 @@ TEST_F(LocalTest, AHostileGrantTableGrantsNothingElse) {
   EXPECT_EQ(refusal_of({GrantEntry::kPermitAccess, 1, 0}), ErrorKind::kRefused);
   EXPECT_EQ(refusal_of({2, 0, 0}), ErrorKind::kRefused);  // GTF_accept_transfer
   EXPECT_EQ(refusal_of({3, 0, 0}), ErrorKind::kRefused);  // GTF_transitive
-  EXPECT_EQ(map(kMaxGrants).error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(map(kMaxGrants)), ErrorKind::kRefused);
   guest_->grant(kMaxGrants - 1, guest_->pages() - 1, Access::kReadOnly);
   EXPECT_TRUE(map(kMaxGrants - 1).has_value());
 }
@@ -120,7 +120,7 @@ TEST_F(LocalTest, WhatIsRevokedIsNotMappedAgain) {
   auto mapped = map(9, Access::kReadWrite);
   ASSERT_TRUE(mapped.has_value());
   guest_->revoke(9);
-  EXPECT_EQ(map(9).error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(map(9)), ErrorKind::kRefused);
   (*mapped)->data()[0] = std::byte{1};
   EXPECT_EQ(guest_->page(1)[0], std::byte{1});
 }
@@ -150,16 +150,17 @@ class DomainMemory : public LocalTest {
     Request request;
     request.set_operation(CREATE_DOMAIN);
     request.set_any_domid(true);
-    auto answer = connection->call(request, 0, {memory});
-    if (answer) ADD_FAILURE() << "accepted";
-    return answer ? ErrorKind::kFailed : answer.error().kind();
+    return kind(connection->call(request, 0, {memory}));
   }
 };
 
 TEST_F(DomainMemory, HasToBeAMemfdThatCannotShrink) {
-  const UniqueFd loose(::memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  ASSERT_EQ(::ftruncate(loose.get(), static_cast<off_t>(page_offset(4))), 0);
-  EXPECT_EQ(refusal_of_memory(loose.borrow()), ErrorKind::kInvalid);
+  for (const int seals : {0, F_SEAL_GROW, F_SEAL_SHRINK}) {
+    const UniqueFd loose(::memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    ASSERT_EQ(::ftruncate(loose.get(), static_cast<off_t>(page_offset(4))), 0);
+    ASSERT_EQ(::fcntl(loose.get(), F_ADD_SEALS, seals), 0);
+    EXPECT_EQ(refusal_of_memory(loose.borrow()), ErrorKind::kInvalid);
+  }
   auto small = create_memfd("small", kGrantTableBytes);
   EXPECT_EQ(refusal_of_memory(small->borrow()), ErrorKind::kInvalid);
   auto odd = create_memfd("odd", page_offset(1) + 1);
@@ -172,23 +173,21 @@ TEST_F(DomainMemory, HasToBeAMemfdThatCannotShrink) {
 
 TEST_F(LocalTest, ADomidIsGivenOnce) {
   auto again = LocalDomain::create(machine_->socket(), {.domid = guest_->domid()});
-  ASSERT_FALSE(again.has_value());
-  EXPECT_EQ(again.error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(again), ErrorKind::kRefused);
   auto reserved = LocalDomain::create(machine_->socket(), {.domid = kFirstReservedDomid});
-  ASSERT_FALSE(reserved.has_value());
-  EXPECT_EQ(reserved.error().kind(), ErrorKind::kInvalid);
+  EXPECT_EQ(kind(reserved), ErrorKind::kInvalid);
   EXPECT_NE(domain({})->domid(), guest_->domid());
 }
 
 TEST_F(LocalTest, OnlyDomainZeroHasTheXenstorePort) {
   auto port = guest_->allocate_port();
   ASSERT_TRUE(port.has_value());
-  EXPECT_EQ(guest_->set_xenstore_port(*port).error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(guest_->set_xenstore_port(*port)), ErrorKind::kRefused);
   auto kernel = domain({.domid = 0});
   ASSERT_NE(kernel, nullptr);
-  EXPECT_EQ(kernel->set_xenstore_port(77).error().kind(), ErrorKind::kRefused);
-  EXPECT_EQ(kernel->shut_down().error().kind(), ErrorKind::kRefused);
-  EXPECT_EQ(kernel->destroy().error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(kernel->set_xenstore_port(77)), ErrorKind::kRefused);
+  EXPECT_EQ(kind(kernel->shut_down()), ErrorKind::kRefused);
+  EXPECT_EQ(kind(kernel->destroy()), ErrorKind::kRefused);
 }
 
 TEST_F(LocalTest, AfterItsDestructionADomainCanDoNothing) {
@@ -198,7 +197,7 @@ TEST_F(LocalTest, AfterItsDestructionADomainCanDoNothing) {
   ASSERT_TRUE(guest_->destroy().has_value());
   EXPECT_FALSE(guest_->allocate_port().has_value());
   EXPECT_FALSE(guest_->destroy().has_value());
-  EXPECT_EQ(hypervisor_->bind(guest_->domid(), *port).error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(hypervisor_->bind(guest_->domid(), *port)), ErrorKind::kRefused);
 }
 
 // ---- event channels ----
@@ -222,7 +221,7 @@ TEST_F(LocalTest, ToNotifyADomainThatHasGoneIsNoFailure) {
   while (event != *ended) event = hypervisor_->take_event()->value_or(0);
   EXPECT_TRUE(hypervisor_->notify(*port).has_value());
   EXPECT_TRUE(hypervisor_->unbind(*port).has_value());
-  EXPECT_EQ(hypervisor_->notify(*port).error().kind(), ErrorKind::kNotFound);
+  EXPECT_EQ(kind(hypervisor_->notify(*port)), ErrorKind::kNotFound);
 }
 
 TEST_F(LocalTest, ABindingOfADescriptorThatNobodyUsesGivesWay) {
@@ -230,7 +229,7 @@ TEST_F(LocalTest, ABindingOfADescriptorThatNobodyUsesGivesWay) {
   const Port remote = *guest_->allocate_port();
   ASSERT_TRUE(first->bind(guest_->domid(), remote).has_value());
   auto second = backend_with_events();
-  EXPECT_EQ(second->bind(guest_->domid(), remote).error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(second->bind(guest_->domid(), remote)), ErrorKind::kRefused);
   EXPECT_FALSE(second->find_binding(guest_->domid(), remote)->has_value());  // it is not one of ours
   first.reset();
   Result<Port> bound = failure(ErrorKind::kRefused, "");
@@ -243,16 +242,15 @@ TEST_F(LocalTest, ADomainHasSoManyPortsAndNoMore) {
   Result<Port> port = 0;
   int ports = 0;
   while ((port = guest_->allocate_port()) && ports < 10'000) ++ports;
-  ASSERT_FALSE(port.has_value());
-  EXPECT_EQ(port.error().kind(), ErrorKind::kExhausted);
+  EXPECT_EQ(kind(port), ErrorKind::kExhausted);
   EXPECT_GE(ports, 64);
   EXPECT_TRUE(domain({})->allocate_port().has_value());
 }
 
 TEST_F(LocalTest, EventsHaveToBeAnEpollInstance) {
   const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  EXPECT_EQ(hypervisor_->use_events(socket.borrow()).error().kind(), ErrorKind::kInvalid);
-  EXPECT_EQ(hypervisor_->bind(guest_->domid(), 1).error().kind(), ErrorKind::kRefused);
+  EXPECT_EQ(kind(hypervisor_->use_events(socket.borrow())), ErrorKind::kInvalid);
+  EXPECT_EQ(kind(hypervisor_->bind(guest_->domid(), 1)), ErrorKind::kRefused);
 }
 
 TEST_F(LocalTest, EventsDescriptorsThatNobodyUsesMakeRoom) {
@@ -282,7 +280,7 @@ TEST_F(LocalTest, WhoDoesNotReadRepliesIsCutOff) {
   Status sent;
   // Ends when the machine has closed the connection; until then it takes request after request.
   while (sent || sent.error().kind() == ErrorKind::kExhausted) sent = send_packet(socket.borrow(), request);
-  EXPECT_EQ(sent.error().kind(), ErrorKind::kDisconnected);
+  EXPECT_EQ(kind(sent), ErrorKind::kDisconnected);
   EXPECT_TRUE(machine_serves());
 }
 
@@ -291,27 +289,31 @@ TEST_F(LocalTest, WithoutDescriptorsItWaitsUntilSomeAreFree) {
   ASSERT_EQ(::prlimit(machine_->process().pid(), RLIMIT_NOFILE, &few, nullptr), 0);
   std::vector<UniqueFd> crowd;
   for (int i = 0; i < 64; ++i) crowd.push_back(raw_connection());
-  EXPECT_TRUE(hypervisor_->domains().has_value());
-  EXPECT_EQ(guest_->allocate_port().error().kind(), ErrorKind::kFailed);
+  // Between ports and connections they are used up; those who are connected are served.
+  Result<Port> port = 0;
+  while (port) port = guest_->allocate_port();
+  EXPECT_EQ(kind(port), ErrorKind::kFailed) << port.error().message();
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(hypervisor_->domains().has_value());
   crowd.clear();
+  guest_.reset();
   EXPECT_TRUE(machine_serves());
-  EXPECT_TRUE(guest_->allocate_port().has_value());
+  EXPECT_NE(domain({}), nullptr);
 }
 
 // ---- the machine ----
 
 TEST_F(LocalTest, WhereNobodyListensThereIsNoMachine) {
-  EXPECT_EQ(open("local:/nonexistent/socket").error().kind(), ErrorKind::kNotFound);
-  EXPECT_EQ(open("local:").error().kind(), ErrorKind::kInvalid);
-  EXPECT_EQ(open("vmware").error().kind(), ErrorKind::kInvalid);
+  EXPECT_EQ(kind(open("local:/nonexistent/socket")), ErrorKind::kNotFound);
+  EXPECT_EQ(kind(open("local:")), ErrorKind::kInvalid);
+  EXPECT_EQ(kind(open("vmware")), ErrorKind::kInvalid);
 }
 
 TEST_F(LocalTest, WithTheMachineEverythingEnds) {
   auto page = hypervisor_->map_xenstore_page(guest_->domid());
   ASSERT_TRUE(page.has_value());
   machine_.reset();
-  EXPECT_EQ(hypervisor_->domains().error().kind(), ErrorKind::kDisconnected);
-  EXPECT_EQ(guest_->allocate_port().error().kind(), ErrorKind::kDisconnected);
+  EXPECT_EQ(kind(hypervisor_->domains()), ErrorKind::kDisconnected);
+  EXPECT_EQ(kind(guest_->allocate_port()), ErrorKind::kDisconnected);
   (*page)->data()[0] = std::byte{1};
 }
 

@@ -2,7 +2,7 @@
 // guest must not be able to fill the log with grants that cannot be mapped.
 #pragma once
 
-struct xentoollog_logger;
+struct xentoollog_logger;  // NOLINT(readability-identifier-naming): the library's
 
 namespace bulkhead::hypervisor::xen {
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "components/xenstore/field_reader.h"
 #include "components/xenstore/protocol.h"
 #include "runtime/crc32c.h"
 
@@ -81,39 +82,6 @@ class RecordWriter {
  private:
   std::vector<std::byte>& out_;
   std::size_t start_ = 0;
-};
-
-// Reads fields of one record. Running out of bytes yields zeros and is remembered.
-class FieldReader {
- public:
-  explicit FieldReader(std::span<const std::byte> bytes) : rest_(bytes) {}
-
-  template <typename Number>
-  Number number() {
-    Number value{};
-    std::span<const std::byte> from = take(sizeof value);
-    if (!from.empty()) std::memcpy(&value, from.data(), sizeof value);
-    return value;
-  }
-  std::span<const std::byte> bytes() { return take(number<std::uint32_t>()); }
-  std::string_view text() { return as_text(bytes()); }
-  // All fields were there, and nothing is left.
-  bool complete() const { return !short_ && rest_.empty(); }
-  std::size_t left() const { return rest_.size(); }
-
- private:
-  std::span<const std::byte> take(std::size_t count) {
-    if (count > rest_.size()) {
-      short_ = true;
-      return {};
-    }
-    std::span<const std::byte> taken = rest_.first(count);
-    rest_ = rest_.subspan(count);
-    return taken;
-  }
-
-  std::span<const std::byte> rest_;
-  bool short_ = false;
 };
 
 }  // namespace bulkhead::xenstore::core

@@ -18,6 +18,7 @@
 namespace bulkhead::xenstore {
 
 namespace core {
+struct MigrationAccess;
 struct State;
 class TreeScrub;
 }  // namespace core
@@ -175,6 +176,7 @@ class Engine {
   void flip_bit();
 
  private:
+  friend struct core::MigrationAccess;
   friend class SnapshotWriter;
   friend Result<Engine> read_snapshot(std::span<const std::byte> bytes, const std::function<void()>& pause);
   explicit Engine(std::unique_ptr<core::State> state);

@@ -1,6 +1,8 @@
 // For tests of the migration stream: streams to try, and bytes in one line.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,9 +24,9 @@ inline std::vector<std::byte> message(std::uint32_t type, std::string_view paylo
                       .request_id = 7,
                       .transaction_id = 0,
                       .length = static_cast<std::uint32_t>(payload.size())};
-  const auto head = std::as_bytes(std::span(&header, 1));
-  std::vector<std::byte> bytes(head.begin(), head.end());
-  bytes.insert(bytes.end(), as_bytes(payload).begin(), as_bytes(payload).end());
+  std::vector<std::byte> bytes(sizeof header + payload.size());
+  std::memcpy(bytes.data(), &header, sizeof header);
+  std::ranges::copy(as_bytes(payload), bytes.begin() + sizeof header);
   return bytes;
 }
 

@@ -1,7 +1,7 @@
 // Preload library that lets Debian's xenstored and oxenstored serve their Unix socket on a machine without
 // Xen: it answers the hypervisor calls they make at start, hands out an empty page and a port number for
 // dom0's own ring, and moves oxenstored's fixed paths below $XENSTORED_RUNDIR. Nothing on the request path is
-// touched.
+// touched. $NOHYP_LAST_DOMAIN is the highest id of a domain that exists, 0 if it is not set.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
@@ -77,6 +77,11 @@ int open_any(const char* function, const char* path, int flags, mode_t mode) {
   return next<Open>(function)(Path(path).c_str(), flags, mode);
 }
 
+uint32_t last_domain() {
+  const char* const last = std::getenv("NOHYP_LAST_DOMAIN");
+  return last == nullptr ? 0 : static_cast<uint32_t>(std::strtoul(last, nullptr, 10));
+}
+
 mode_t mode_argument(int flags, va_list arguments) {
   return (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0;
 }
@@ -139,8 +144,9 @@ int setrlimit(__rlimit_resource_t resource, const rlimit* limits) noexcept {
   return 0;
 }
 
-xenevtchn_handle* xenevtchn_open(xentoollog_logger* /*logger*/, unsigned int /*flags*/) {
-  return new xenevtchn_handle{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+xenevtchn_handle* xenevtchn_open(xentoollog_logger* /*logger*/, unsigned int flags) {
+  const int inherited = (flags & XENEVTCHN_NO_CLOEXEC) != 0 ? 0 : EFD_CLOEXEC;
+  return new xenevtchn_handle{::eventfd(0, inherited | EFD_NONBLOCK)};
 }
 xenevtchn_handle* xenevtchn_fdopen(xentoollog_logger* /*logger*/, int fd, unsigned int /*flags*/) {
   return new xenevtchn_handle{fd};
@@ -202,14 +208,16 @@ int xc_interface_close(xc_interface* handle) {
   return 0;
 }
 int xc_domain_getinfo(xc_interface* /*handle*/, uint32_t first, unsigned int count, xc_dominfo_t* info) {
-  if (count == 0 || first != 0) return 0;
+  if (count == 0 || first > last_domain()) return 0;
   *info = {};
+  info->domid = first;
   return 1;
 }
 int xc_domain_getinfolist(xc_interface* /*handle*/, uint32_t first, unsigned int count,
                           xc_domaininfo_t* info) {
-  if (count == 0 || first != 0) return 0;
+  if (count == 0 || first > last_domain()) return 0;
   *info = {};
+  info->domain = static_cast<domid_t>(first);
   return 1;
 }
 

@@ -47,8 +47,8 @@ Result<Import> import_stream(const Stream& stream, const Limits& limits = {});
 struct Destination {
   std::uint32_t version = kVersion1;  // what it can read
   Descriptors descriptors;
-  // Does the hypervisor know this domain (it is not asked about domain 0)? The C xenstored refuses to start
-  // with a node of a domain that does not exist. Not given: all do.
+  // Does the hypervisor know this domain (it is not asked about domain 0)? What others are granted is stale.
+  // Not given: it knows all.
   std::function<bool(std::uint32_t domid)> exists;
 };
 

@@ -35,8 +35,12 @@ class Exporter {
   Status add_nodes();
   std::vector<Permission> permissions_of(std::string_view path, const PermissionSet& permissions);
   bool exists(std::uint32_t domid) const {
-    return domid == 0 ||
-           (domid < kFirstReservedDomain && (!destination_.exists || destination_.exists(domid)));
+    if (domid >= kFirstReservedDomain) return false;
+    return domid == 0 || !destination_.exists || destination_.exists(domid);
+  }
+  bool is_introduced(std::uint32_t domid) const {
+    const Domain* domain = state_.domains.find(domid);
+    return domain != nullptr && domain->introduced;
   }
 
   const State& state_;
@@ -143,7 +147,7 @@ void Exporter::add_connection(const std::variant<Ring, Socket>& end, const Attac
   connection.output = attachment->output;
   connection.partial = attachment->partial;
   if (is_possible_input(attachment->input) && attachment->input.size() <= kMaxInput) {
-    connection.input = attachment->input;
+    connection.input = with_requests_reversed(attachment->input);
   } else {
     notes_.add(describe(end) + ": its input cannot be handed over, and is lost");
   }
@@ -182,9 +186,9 @@ std::vector<Permission> Exporter::permissions_of(std::string_view path, const Pe
   for (const core::Permission& entry : permissions.view()) {
     const bool owner = entries.empty();
     std::uint32_t domid = entry.domid;
-    if (owner && !exists(domid)) {
+    if (owner && !is_introduced(domid)) {
       notes_.add(std::string(path) + " belongs to domain " + std::to_string(domid) +
-                 ", which does not exist: to domain 0 instead");
+                 ", which is not introduced: to domain 0 instead");
       domid = 0;
     }
     if (domid > 0xFFFF) {

@@ -170,7 +170,7 @@ Status Importer::connect(const Connection& connection) {
   take_transactions(session, connection);
   attachments_.push_back({.id = id,
                           .end = connection.end,
-                          .input = connection.input,
+                          .input = with_requests_reversed(connection.input),
                           .output = connection.output,
                           .partial = connection.partial,
                           .unique_id = connection.unique_id});

@@ -37,6 +37,22 @@ bool is_possible_input(std::span<const std::byte> input) {
   return true;
 }
 
+std::vector<std::byte> with_requests_reversed(std::span<const std::byte> input) {
+  std::vector<std::span<const std::byte>> whole;
+  while (input.size() >= kHeaderSize) {
+    const std::size_t size = message_size(input).value_or(input.size());
+    if (size > input.size()) break;
+    whole.push_back(input.first(size));
+    input = input.subspan(size);
+  }
+  std::vector<std::byte> out;
+  for (auto message = whole.rbegin(); message != whole.rend(); ++message) {
+    out.insert(out.end(), message->begin(), message->end());
+  }
+  out.insert(out.end(), input.begin(), input.end());
+  return out;
+}
+
 std::string printable(std::string_view text) {
   constexpr std::size_t kMost = 200;
   std::string out(text.substr(0, kMost));

@@ -45,6 +45,10 @@ bool is_whole_output(std::span<const std::byte> output, std::size_t partial);
 // Whole messages, then perhaps the beginning of one, none of them longer than a message may be.
 bool is_possible_input(std::span<const std::byte> input);
 
+// The same input with its whole messages in the opposite order. The C xenstored writes the newest request
+// first, and executes what it reads from the last to the first. `input` is possible.
+std::vector<std::byte> with_requests_reversed(std::span<const std::byte> input);
+
 // What somebody else wrote, fit for a line of text.
 std::string printable(std::string_view text);
 

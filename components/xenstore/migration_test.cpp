@@ -128,6 +128,24 @@ TEST(MigrationImport, NamesWhatHasToBeAttached) {
   EXPECT_EQ(s.import.descriptors, (Descriptors{.listener = 4, .event_channels = 5}));
 }
 
+// As every C xenstored does it, by accident or not.
+TEST(MigrationImport, TheNewestRequestComesFirstInAStream) {
+  const auto both = [](std::vector<std::byte> first, const std::vector<std::byte>& second) {
+    first.insert(first.end(), second.begin(), second.end());
+    return first;
+  };
+  const auto oldest = message(kWrite, "oldest");
+  const auto newest = message(kRead, "newest!");
+  std::vector<std::byte> begun = message(kRead, "begun");
+  begun.pop_back();
+  Stream stream = host();
+  stream.connections[4].input = both(both(newest, oldest), begun);
+  const Import import = imported(stream);
+  EXPECT_EQ(import.connections[4].input, both(both(oldest, newest), begun));
+  EXPECT_EQ(exported(import.engine, import.connections).stream.connections[4].input,
+            stream.connections[4].input);
+}
+
 TEST(MigrationImport, WatchesGoOn) {
   Taken s(host());
   s.write(0, "/local/domain/1/device/vif", "x");
@@ -373,20 +391,19 @@ TEST(MigrationExport, ATargetStandsBeforeWhoActsForIt) {
   EXPECT_THAT(circle.notes, Contains("domain 2 acts for domain 1, which acts for it: this may be lost"));
 }
 
-// The C xenstored ends when a node belongs to a domain the hypervisor does not know.
-TEST(MigrationExport, NobodysNodesBecomeDomainZeros) {
+// The C xenstored does not start with a node of a domain that is not introduced.
+TEST(MigrationExport, NodesOfDomainsThatAreNotIntroducedBecomeDomainZeros) {
   Store s;
   s.write(0, "/of5", "x");
   s.call(0, kSetPerms, "/of5|n5|r6|r7|");
-  const Export back =
-      exported(s.engine, {},
-               {.version = kVersion1, .descriptors = {}, .exists = [](std::uint32_t id) { return id == 6; }});
-  EXPECT_THAT(back.notes, Contains("/of5 belongs to domain 5, which does not exist: to domain 0 instead"));
-  const std::vector<Permission> expected = {
-      entry('n', 0), entry('r', 6), {.access = 'r', .stale = true, .domid = 7}};
-  const auto found = std::ranges::find(back.stream.nodes, "/of5", &Node::path);
-  ASSERT_NE(found, back.stream.nodes.end());
-  EXPECT_EQ(found->permissions, expected);
+  const auto knows = [](std::uint32_t domid) { return domid != 7; };
+  Export back = exported(s.engine, {}, {.version = kVersion1, .descriptors = {}, .exists = knows});
+  EXPECT_THAT(back.notes, Contains("/of5 belongs to domain 5, which is not introduced: to domain 0 instead"));
+  const Permission stale{.access = 'r', .stale = true, .domid = 7};
+  EXPECT_THAT(back.stream.nodes.at(3).permissions, ElementsAre(entry('n', 0), entry('r', 6), stale));
+  s.call(0, kIntroduce, "5|1|1|");
+  back = exported(s.engine, {}, {.version = kVersion1, .descriptors = {}, .exists = knows});
+  EXPECT_THAT(back.stream.nodes.at(3).permissions, ElementsAre(entry('n', 5), entry('r', 6), stale));
 }
 
 TEST(MigrationExport, GrantsOfEarlierDomainsAreStale) {

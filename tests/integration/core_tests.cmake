@@ -21,3 +21,10 @@ add_dependencies(xenstore_product_test bulkheadd bulkhead-api bulkhead-xenstored
 bulkhead_test(xenstore_reconcile_test SOURCES xenstore_reconcile_test.cpp
   DEPS bulkhead_core_host bulkhead_xs_client LABEL integration TIMEOUT 120)
 add_dependencies(xenstore_reconcile_test bulkheadd bulkhead-api bulkhead-xenstored fd_store_host)
+
+# Against Debian's xenstored, without a core.
+bulkhead_test(xenstore_live_update_test SOURCES xenstore_live_update_test.cpp
+  DEPS bulkhead_stock_daemon bulkhead_xenstore_engine LABEL integration TIMEOUT 120)
+target_compile_definitions(xenstore_live_update_test PRIVATE
+  BULKHEAD_PEERS_DIR="${BULKHEAD_PEERS_DIR}" BULKHEAD_LIVE_UPDATE_HOST="$<TARGET_FILE:live_update_host>")
+add_dependencies(xenstore_live_update_test live_update_host)

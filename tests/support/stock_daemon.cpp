@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
 #include <thread>
 
 #include "tests/support/xs_client.h"
@@ -33,19 +34,32 @@ TempFolder::~TempFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-Status StockDaemon::start() {
+std::string StockDaemon::program() {
+  return kProgram;
+}
+
+Status StockDaemon::launch(std::vector<const char*> arguments, uint32_t last_domain) {
   if (::access(kProgram, X_OK) != 0) {
     return os_failure(std::string(kProgram) + " is missing, run scripts/deps");
   }
+  arguments.insert(arguments.begin(), kProgram);
+  arguments.push_back(nullptr);
   const std::string rundir = folder_.path().string();
+  const std::string domains = std::to_string(last_domain);
   pid_ = ::fork();
   if (pid_ < 0) return os_failure("fork");
   if (pid_ == 0) {
     ::setenv("XENSTORED_RUNDIR", rundir.c_str(), 1);
+    ::setenv("NOHYP_LAST_DOMAIN", domains.c_str(), 1);
     ::setenv("LD_PRELOAD", kShim, 1);
-    ::execl(kProgram, kProgram, "--no-fork", static_cast<char*>(nullptr));
+    ::execv(kProgram, const_cast<char* const*>(arguments.data()));
     ::_exit(127);
   }
+  return {};
+}
+
+Status StockDaemon::start(uint32_t last_domain) {
+  if (Status launched = launch({"--no-fork"}, last_domain); !launched) return launched;
   const auto end = std::chrono::steady_clock::now() + kStartDeadline;
   while (!XsClient::connect(socket_path())) {
     if (std::chrono::steady_clock::now() > end)
@@ -53,6 +67,15 @@ Status StockDaemon::start() {
     std::this_thread::sleep_for(kBetweenAttempts);
   }
   return {};
+}
+
+Status StockDaemon::start_from(std::span<const std::byte> state, uint32_t last_domain) {
+  const std::filesystem::path path = folder_.path() / "state_dump";
+  std::ofstream file(path, std::ios::binary);
+  file.write(reinterpret_cast<const char*>(state.data()), static_cast<std::streamsize>(state.size()));
+  file.close();
+  if (!file) return failure(ErrorKind::kFailed, "cannot write " + path.string());
+  return launch({"--no-fork", "-U"}, last_domain);
 }
 
 StockDaemon::~StockDaemon() {

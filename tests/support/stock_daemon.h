@@ -3,8 +3,11 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "runtime/result.h"
 
@@ -31,11 +34,23 @@ class StockDaemon {
   StockDaemon(const StockDaemon&) = delete;
   StockDaemon& operator=(const StockDaemon&) = delete;
 
-  // Starts it and waits until it accepts connections.
-  Status start();
+  // Where its executable is.
+  static std::string program();
+
+  // Starts it and waits until it accepts connections. It believes that the hypervisor knows the domains 0 to
+  // `last_domain`.
+  Status start(uint32_t last_domain = 0);
+  // Starts it as the new program of a live update, with all descriptors we have that are inherited. It does
+  // not wait: what is sent to these meanwhile is answered.
+  Status start_from(std::span<const std::byte> state, uint32_t last_domain = 0);
   std::string socket_path() const { return (folder_.path() / "socket").string(); }
+  // Its run directory, where it leaves its state for a live update.
+  const std::filesystem::path& folder() const { return folder_.path(); }
+  pid_t pid() const { return pid_; }
 
  private:
+  Status launch(std::vector<const char*> arguments, uint32_t last_domain);
+
   TempFolder folder_;
   pid_t pid_ = -1;
 };

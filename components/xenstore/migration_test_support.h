@@ -48,7 +48,7 @@ inline Stream sample(std::uint32_t version) {
   dom0.watches = {{"@releaseDomain", "t", {}}, {"device/vif", "", {}}};
   Connection guest = connection_to(2, Ring{.domid = 3, .target = 4, .port = 9});
   guest.input = message(kRead, std::string("/a\0", 3));
-  guest.input.resize(guest.input.size() - 1);
+  guest.input.pop_back();
   guest.output = bytes_of("rest");
   guest.partial = 4;
   const auto whole = message(kWrite, std::string("OK\0", 3));

@@ -36,6 +36,7 @@ using testing::UnorderedElementsAre;
 
 constexpr const char* kControl = BULKHEAD_PEERS_DIR "/usr/lib/xen-4.17/bin/xenstore-control";
 constexpr const char* kOurs = BULKHEAD_LIVE_UPDATE_HOST;
+constexpr int64_t kDeadlineNs = int64_t{60} * 1000000000;
 
 std::string nul(std::string_view text) {
   std::string out(text);
@@ -362,17 +363,28 @@ TEST_F(LiveUpdate, ClientsAtWorkNoticeNothing) {
   ASSERT_TRUE(loop.add(std::make_unique<CounterReader>(0, 1, settings, log_)));
   ASSERT_TRUE(loop.add(std::make_unique<WatchChecker>(0, settings, log_)));
   ASSERT_TRUE(loop.add(std::make_unique<TransferChecker>(0, settings, log_)));
-  std::atomic<bool> done = false;
+  // Each update comes when there was work to do since the last one.
+  constexpr uint64_t kBetween = 2000;
+  std::atomic<uint64_t> replies = 0;
+  std::atomic<bool> over = false;
   std::vector<int> results;
   std::thread updates([&] {
-    for (int i = 0; i < 3; ++i) {
-      results.push_back(control({"live-update", kOurs}));
-      results.push_back(control({"live-update", StockDaemon::program()}));
+    for (uint64_t i = 1; i <= 6; ++i) {
+      for (uint64_t now = replies; now < i * kBetween && !over; now = replies) replies.wait(now);
+      results.push_back(control({"live-update", i % 2 == 1 ? kOurs : StockDaemon::program()}));
     }
-    done = true;
+    over = true;
   });
-  loop.run([&] { return done.load(); });
+  const int64_t end = monotonic_ns() + kDeadlineNs;
+  loop.run([&] {
+    if (monotonic_ns() > end) over = true;
+    replies = over ? UINT64_MAX : loop.replies();
+    replies.notify_all();
+    return over.load();
+  });
   updates.join();
+  EXPECT_GT(loop.replies(), 6 * kBetween);
+  EXPECT_EQ(results.size(), 6U);
   EXPECT_THAT(results, testing::Each(0));
   EXPECT_EQ(log_.total(), 0U) << report_text(make_report(loop, log_, 0));
   for (const auto& checker : loop.checkers()) EXPECT_GT(checker->completed(), 0U) << checker->name();

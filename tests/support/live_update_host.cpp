@@ -253,6 +253,7 @@ Status LiveUpdateHost::hand_over() {
     asking->send(header, as_bytes("OK\0"sv));
   }
   std::vector<Attachment> attachments;
+  attachments.reserve(clients_.size());
   for (const HostedClient& client : clients_) attachments.push_back(client.attachment());
   auto given = xenstore::migration::export_engine(
       engine_, attachments,
@@ -269,6 +270,7 @@ Status LiveUpdateHost::hand_over() {
   arguments_.front() = next_program_;
   if (std::ranges::find(arguments_, "-U") == arguments_.end()) arguments_.emplace_back("-U");
   std::vector<char*> words;
+  words.reserve(arguments_.size() + 1);
   for (std::string& argument : arguments_) words.push_back(argument.data());
   words.push_back(nullptr);
   ::execv(next_program_.c_str(), words.data());

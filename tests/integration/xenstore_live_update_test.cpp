@@ -149,12 +149,22 @@ bool has_much_output(const migration::Connection& connection) {
   return connection.output.size() > 10000;
 }
 
+std::vector<std::string> targets(const migration::Stream& stream) {
+  std::vector<std::string> found;
+  for (const migration::Connection& connection : stream.connections) {
+    const auto* ring = std::get_if<migration::Ring>(&connection.end);
+    if (ring == nullptr || !ring->target) continue;
+    found.push_back(std::to_string(ring->domid) + " for " + std::to_string(*ring->target));
+  }
+  return found;
+}
+
 // Two guests, one of which acts for the other, nodes of all kinds.
 void populate(XsClient& client) {
   for (const char* request : {"1|11|12|", "2|21|22|"}) {
     ASSERT_EQ(call(client, XS_INTRODUCE, nul(request)), nul("OK|"));
   }
-  ASSERT_EQ(call(client, XS_SET_TARGET, nul("2|1|")), nul("OK|"));
+  ASSERT_EQ(call(client, XS_SET_TARGET, nul("1|2|")), nul("OK|"));
   call(client, XS_WRITE, nul("/local/domain/1/name|one"));
   call(client, XS_SET_PERMS, nul("/local/domain/1|n1|"));
   call(client, XS_SET_PERMS, nul("/local/domain/1/name|n1|r2|b3|"));
@@ -247,6 +257,13 @@ TEST_F(LiveUpdate, WeTakeOverAndGiveBackWithoutALoss) {
   std::array<char, 19> answer{};
   ASSERT_EQ(::recv(halved->get(), answer.data(), answer.size(), MSG_WAITALL), 19);
   EXPECT_EQ(std::string_view(answer.data() + 16, 3), "one");
+
+  // The stock daemon found the target, though its domain is the later one: it tells us of it again.
+  ASSERT_NO_FATAL_FAILURE(to_us());
+  const auto again = migration::decode(xenstore::as_bytes(content(file("state_taken"))));
+  ASSERT_TRUE(again) << again.error().message();
+  EXPECT_THAT(targets(*again), UnorderedElementsAre("1 for 2"));
+  is_as_before();
   events.seen.clear();
   call(*client, XS_RELEASE, nul("2|"));
   call(*watcher, XS_READ, nul("/big|"), &events);

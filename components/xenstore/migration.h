@@ -32,7 +32,9 @@ struct Attachment {
 using Notes = std::vector<std::string>;
 
 struct Import {
-  Engine engine;  // sound: check() holds. No watch has fired, and none does for what was imported
+  // Sound: check() holds. No watch has fired, and none does for what was imported. Each domain with a ring is
+  // introduced, with a number; the domain's own port is not in a stream, and 0 (introduced_domains()).
+  Engine engine;
   std::optional<Descriptors> descriptors;
   std::vector<Attachment> connections;  // by id, which begin at 0 without gaps
   Notes notes;

@@ -114,7 +114,11 @@ void Importer::take_own_limits(const DomainData& data) {
 // what they were granted goes on to hold.
 void Importer::make_domains_known() {
   domain(0).introduced = true;
-  for (const auto& [domid, connection] : rings_) domain(domid).introduced = true;
+  for (const auto& [domid, connection] : rings_) {
+    Domain& introduced = domain(domid);
+    introduced.introduced = true;
+    if (domid != 0) introduced.introduction = ++state_->introductions;
+  }
   for (const Node& node : stream_.nodes) {
     if (node.connection != 0) continue;
     for (const Permission& entry : node.permissions) {

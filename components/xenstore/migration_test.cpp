@@ -103,6 +103,10 @@ TEST(MigrationImport, KnowsDomainsAndTargets) {
   Taken s(host());
   EXPECT_EQ(s.call(0, kIsDomainIntroduced, "2|"), "T|");
   EXPECT_EQ(s.call(0, kIsDomainIntroduced, "3|"), "F|");
+  const auto introduced = s.engine.introduced_domains();
+  ASSERT_EQ(introduced.size(), 2U);
+  EXPECT_NE(introduced[0].introduction, 0U);
+  EXPECT_NE(introduced[0].introduction, introduced[1].introduction);
   // Domain 2 acts for domain 1.
   EXPECT_EQ(s.write(2, "/local/domain/1/name", "other"), "OK|");
   EXPECT_EQ(s.write(1, "/local/domain/2", "other"), "EACCES");

@@ -11,8 +11,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <thread>
 
@@ -32,7 +34,6 @@ namespace {
 namespace migration = xenstore::migration;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using testing::UnorderedElementsAre;
 
 constexpr const char* kControl = BULKHEAD_PEERS_DIR "/usr/lib/xen-4.17/bin/xenstore-control";
 constexpr const char* kOurs = BULKHEAD_LIVE_UPDATE_HOST;
@@ -145,10 +146,6 @@ std::vector<std::string> quotas(XsClient& client) {
   return all;
 }
 
-bool has_much_output(const migration::Connection& connection) {
-  return connection.output.size() > 10000;
-}
-
 std::vector<std::string> targets(const migration::Stream& stream) {
   std::vector<std::string> found;
   for (const migration::Connection& connection : stream.connections) {
@@ -186,117 +183,151 @@ void read_answers(XsClient& client) {
   while (client.connected() && client.in_flight() > 0) client.receive(events);
 }
 
-TEST_F(LiveUpdate, WeTakeOverAndGiveBackWithoutALoss) {
-  start();
-  // Before the others: its requests are looked at first.
-  auto halved = XsClient::connect(daemon_.socket_path());
-  ASSERT_TRUE(halved);
-  auto client = connect("client");
-  auto watcher = connect("watcher");
-  auto slow = connect("slow");
-  populate(*client);
-  Events events;
-  for (const char* watch : {"/many|many|", "data|relative|", "@releaseDomain|gone|"}) {
-    ASSERT_EQ(call(*watcher, XS_WATCH, nul(watch), &events), nul("OK|"));
+// Clients of the stock daemon that see every update: one that asks and is answered, one with watches, one
+// that does not read its answers, and one that has sent half a request.
+class LiveUpdateClients : public LiveUpdate {
+ protected:
+  static constexpr size_t kUnread = 600;  // answers of /big: more than a socket takes
+  static constexpr size_t kHalf = 20;     // bytes of the request
+
+  void SetUp() override {
+    start();
+    // Connected before the others, so its requests are looked at first.
+    auto socket = XsClient::connect(daemon_.socket_path());
+    ASSERT_TRUE(socket) << socket.error().message();
+    halved_ = std::move(*socket);
+    client_ = connect("client");
+    watcher_ = connect("watcher");
+    slow_ = connect("slow");
+    populate(*client_);
+    for (const char* watch : {"/many|many|", "data|relative|", "@releaseDomain|gone|"}) {
+      ASSERT_EQ(call(*watcher_, XS_WATCH, nul(watch), &events_), nul("OK|"));
+    }
+    call(*watcher_, XS_READ, nul("/big|"), &events_);
+    before_ = list(*client_);
+    held_before_ = quotas(*client_);
+    ASSERT_GT(before_.size(), 100U);
   }
-  call(*watcher, XS_READ, nul("/big|"), &events);
-  const auto before = list(*client);
-  const auto held_before = quotas(*client);
-  ASSERT_GT(before.size(), 100U);
+  std::vector<std::string> events_of(const std::function<void()>& work) {
+    events_.seen.clear();
+    work();
+    call(*watcher_, XS_READ, nul("/big|"), &events_);
+    return events_.seen;
+  }
+  void expect_everything_as_before() {
+    EXPECT_EQ(list(*client_), before_);
+    EXPECT_EQ(quotas(*client_), held_before_);
+    EXPECT_EQ(call(*client_, XS_IS_DOMAIN_INTRODUCED, nul("2|")), nul("T|"));
+    EXPECT_EQ(call(*client_, XS_IS_DOMAIN_INTRODUCED, nul("3|")), nul("F|"));
+    EXPECT_EQ(call(*connect("newcomer"), XS_READ, nul("/local/domain/1/name|")), "one");
+    const auto seen = events_of([&] {
+      call(*client_, XS_WRITE, nul("/many/n5|value"));
+      call(*client_, XS_WRITE, nul("/local/domain/0/data/x|"));
+      call(*client_, XS_RM, nul("/local/domain/0|"));
+    });
+    EXPECT_THAT(seen, ElementsAre("/many/n5 many", "data/x relative", "data relative"));
+  }
+  // A state that was left in the daemon's folder.
+  migration::Stream stream(const std::string& name) const {
+    auto read = migration::decode(xenstore::as_bytes(content(file(name))));
+    EXPECT_TRUE(read) << read.error().message();
+    return read ? std::move(*read) : migration::Stream{};
+  }
+  static void expect_what_is_on_the_way(const migration::Stream& stream) {
+    const auto half = [](const migration::Connection& c) { return c.input.size() == kHalf; };
+    const auto unread = [](const migration::Connection& c) { return c.output.size() > 10000; };
+    EXPECT_EQ(std::ranges::count_if(stream.connections, half), 1);
+    EXPECT_EQ(std::ranges::count_if(stream.connections, unread), 1);
+  }
+  void send_the_first_half() {
+    ASSERT_EQ(::write(halved_.get(), request_.data(), kHalf), static_cast<ssize_t>(kHalf));
+  }
+  void send_the_rest_and_read_the_answer() {
+    const std::string rest = request_.substr(kHalf);
+    ASSERT_EQ(::write(halved_.get(), rest.data(), rest.size()), static_cast<ssize_t>(rest.size()));
+    std::array<char, sizeof(xsd_sockmsg) + 3> answer{};
+    ASSERT_EQ(::recv(halved_.get(), answer.data(), answer.size(), MSG_WAITALL),
+              static_cast<ssize_t>(answer.size()));
+    EXPECT_EQ(std::string_view(answer.data() + sizeof(xsd_sockmsg), 3), "one");
+  }
 
-  // Half a request, and more answers than a socket takes. Once they have been looked at, they are in the
-  // stream.
-  const std::string request = raw_message(XS_READ, nul("/local/domain/1/name|"));
-  ASSERT_EQ(::write(halved->get(), request.data(), 20), 20);
-  constexpr size_t kUnread = 600;
-  ask(*slow, kUnread);
-  for (size_t i = 0; i < kUnread + 10; ++i) call(*client, XS_READ, nul("/big|"));
+  UniqueFd halved_;
+  std::unique_ptr<XsClient> client_;
+  std::unique_ptr<XsClient> watcher_;
+  std::unique_ptr<XsClient> slow_;
+  Events events_;
+  std::vector<std::string> before_;
+  std::vector<std::string> held_before_;
+  const std::string request_ = raw_message(XS_READ, nul("/local/domain/1/name|"));
+};
+
+TEST_F(LiveUpdateClients, SeeNothingOfATakeOverAndTheWayBack) {
+  send_the_first_half();
+  ask(*slow_, kUnread);
+  // With each of these the daemon looks at a request of the others, too.
+  for (size_t i = 0; i < kUnread + 10; ++i) call(*client_, XS_READ, nul("/big|"));
   ASSERT_NO_FATAL_FAILURE(to_us());
-
-  // What it wrote is what we write of what we read, to the byte.
-  const std::string taken = content(file("state_taken"));
-  const auto stream = migration::decode(xenstore::as_bytes(taken));
-  ASSERT_TRUE(stream) << stream.error().message();
-  const auto encoded = migration::encode(*stream);
-  ASSERT_TRUE(encoded) << encoded.error().message();
-  EXPECT_EQ(xenstore::as_text(*encoded), taken);
+  const migration::Stream taken = stream("state_taken");
+  expect_what_is_on_the_way(taken);
   EXPECT_EQ(content(file("notes_taken")), "");
-  const auto has_input = [](const migration::Connection& c) { return c.input.size() == 20; };
-  EXPECT_EQ(std::ranges::count_if(stream->connections, has_input), 1);
-  EXPECT_EQ(std::ranges::count_if(stream->connections, has_much_output), 1);
+  // What it wrote is what we write of what we read, to the byte.
+  const auto encoded = migration::encode(taken);
+  ASSERT_TRUE(encoded) << encoded.error().message();
+  EXPECT_EQ(xenstore::as_text(*encoded), content(file("state_taken")));
+  expect_everything_as_before();
+  read_answers(*slow_);
 
-  const auto is_as_before = [&] {
-    EXPECT_EQ(list(*client), before);
-    EXPECT_EQ(quotas(*client), held_before);
-    EXPECT_EQ(call(*client, XS_IS_DOMAIN_INTRODUCED, nul("2|")), nul("T|"));
-    EXPECT_EQ(call(*client, XS_IS_DOMAIN_INTRODUCED, nul("3|")), nul("F|"));
-    auto newcomer = connect("newcomer");
-    EXPECT_EQ(call(*newcomer, XS_READ, nul("/local/domain/1/name|")), "one");
-    events.seen.clear();
-    call(*client, XS_WRITE, nul("/many/n5|value"));
-    call(*client, XS_WRITE, nul("/local/domain/0/data/x|"));
-    call(*client, XS_RM, nul("/local/domain/0|"));
-    call(*watcher, XS_READ, nul("/big|"), &events);
-    EXPECT_THAT(events.seen, ElementsAre("/many/n5 many", "data/x relative", "data relative"));
-  };
-  is_as_before();
-  read_answers(*slow);
-  ask(*slow, kUnread);
-  call(*client, XS_READ, nul("/big|"));
+  ask(*slow_, kUnread);
+  call(*client_, XS_READ, nul("/big|"));
   ASSERT_NO_FATAL_FAILURE(to_stock());
-
+  expect_what_is_on_the_way(stream("state_given"));
   EXPECT_EQ(content(file("notes_given")), "");
-  const auto back = migration::decode(xenstore::as_bytes(content(file("state_given"))));
-  ASSERT_TRUE(back) << back.error().message();
-  EXPECT_EQ(std::ranges::count_if(back->connections, has_input), 1);
-  EXPECT_EQ(std::ranges::count_if(back->connections, has_much_output), 1);
-  is_as_before();
-  read_answers(*slow);
-  ASSERT_EQ(::write(halved->get(), request.data() + 20, request.size() - 20),
-            static_cast<ssize_t>(request.size() - 20));
-  std::array<char, 19> answer{};
-  ASSERT_EQ(::recv(halved->get(), answer.data(), answer.size(), MSG_WAITALL), 19);
-  EXPECT_EQ(std::string_view(answer.data() + 16, 3), "one");
+  expect_everything_as_before();
+  read_answers(*slow_);
+  send_the_rest_and_read_the_answer();
 
   // The stock daemon found the target, though its domain is the later one: it tells us of it again.
   ASSERT_NO_FATAL_FAILURE(to_us());
-  const auto again = migration::decode(xenstore::as_bytes(content(file("state_taken"))));
-  ASSERT_TRUE(again) << again.error().message();
-  EXPECT_THAT(targets(*again), UnorderedElementsAre("1 for 2"));
-  is_as_before();
-  events.seen.clear();
-  call(*client, XS_RELEASE, nul("2|"));
-  call(*watcher, XS_READ, nul("/big|"), &events);
-  EXPECT_THAT(events.seen, ElementsAre("@releaseDomain gone"));
+  EXPECT_THAT(targets(stream("state_taken")), ElementsAre("1 for 2"));
+  expect_everything_as_before();
+  EXPECT_THAT(events_of([&] { call(*client_, XS_RELEASE, nul("2|")); }), ElementsAre("@releaseDomain gone"));
   EXPECT_EQ(log_.total(), 0U);
+}
+
+UniqueFd listen_at(const std::string& path) {
+  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  EXPECT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::listen(listener.get(), 5), 0);
+  return listener;
+}
+
+// With connection 0, of domain 0.
+xenstore::Engine engine_with(const std::string& path, const std::string& value) {
+  struct : xenstore::Output {
+    void reply(uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
+    void event(xenstore::ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
+  } ignored;
+  xenstore::Engine engine;
+  engine.connect(0, 0);
+  const std::string payload = path + '\0' + value;
+  const xenstore::Header header{XS_WRITE, 1, 0, static_cast<uint32_t>(payload.size())};
+  engine.execute(0, {.header = header, .payload = xenstore::as_bytes(payload)}, ignored);
+  return engine;
 }
 
 // Everything a connection may have on the way, as we say it and as it has to be understood.
 TEST_F(LiveUpdate, TheStockDaemonContinuesOurStream) {
-  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  daemon_.socket_path().copy(address.sun_path, sizeof address.sun_path - 1);
-  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  ASSERT_EQ(::listen(listener.get(), 5), 0);
-  UniqueFd events(::eventfd(0, EFD_NONBLOCK));
+  const UniqueFd listener = listen_at(daemon_.socket_path());
+  const UniqueFd events(::eventfd(0, EFD_NONBLOCK));
   int pair[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-  UniqueFd ours(pair[0]);
+  const UniqueFd ours(pair[0]);
   UniqueFd theirs(pair[1]);
   ASSERT_EQ(::fcntl(ours.get(), F_SETFD, FD_CLOEXEC), 0);
-
-  xenstore::Engine engine;
-  engine.connect(0, 0);
-  struct : xenstore::Output {
-    void reply(uint32_t, std::span<const std::byte>) override {}
-    void event(xenstore::ConnectionId, std::span<const std::byte>) override {}
-  } ignored;
-  const std::string node = nul("/a|value");
-  engine.execute(
-      0,
-      {.header = {XS_WRITE, 1, 0, static_cast<uint32_t>(node.size())}, .payload = xenstore::as_bytes(node)},
-      ignored);
+  const xenstore::Engine engine = engine_with("/a", "value");
   const std::string input = raw_message(XS_READ, nul("/a|")) + raw_message(XS_READ, nul("/none|")) +
                             raw_message(XS_READ, nul("/a|")).substr(0, 17);
   const std::string output = "partial" + raw_message(XS_WRITE, nul("OK|"));

@@ -144,11 +144,13 @@ bool Guest::carry_some() {
   return progress;
 }
 
-void Guest::wait() const {
+void Guest::wait() {
   short interest = to_ring_.empty() ? POLLIN : 0;
   if (!to_client_.empty()) interest |= POLLOUT;
   std::array<pollfd, 2> fds{pollfd{domain_->events().get(), POLLIN, 0}, pollfd{socket_.get(), interest, 0}};
   (void)::poll(fds.data(), fds.size(), -1);
+  // Also while the server takes nothing of what waits here.
+  hung_up_ = hung_up_ || (fds[1].revents & POLLHUP) != 0;
 }
 
 std::size_t Guest::write_requests() {

@@ -59,7 +59,7 @@ class Guest {
       : domain_(std::move(domain)), port_(port) {}
   void carry();
   bool carry_some();
-  void wait() const;
+  void wait();
   std::size_t write_requests();
   std::size_t read_responses();
   void complain(std::string what);

@@ -285,6 +285,9 @@ TEST_F(LocalTest, WhoDoesNotReadRepliesIsCutOff) {
 }
 
 TEST_F(LocalTest, WithoutDescriptorsItWaitsUntilSomeAreFree) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the undefined-behaviour sanitizer needs a free descriptor to look at an object's type";
+#endif
   const rlimit few{32, 32};
   ASSERT_EQ(::prlimit(machine_->process().pid(), RLIMIT_NOFILE, &few, nullptr), 0);
   std::vector<UniqueFd> crowd;

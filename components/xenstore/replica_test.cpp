@@ -62,6 +62,32 @@ TEST_F(ReplicaTest, FollowsEveryRecord) {
   expect_same_state();
 }
 
+// What the hypervisor says, and what is done about a ring.
+TEST_F(ReplicaTest, FollowsWhatBecomesOfDomains) {
+  owner_.call(0, kWatch, "@releaseDomain|w|");
+  owner_.call(0, kIntroduce, "1|77|5|");
+  owner_.call(0, kIntroduce, "2|78|6|");
+  owner_.send(0);
+  owner_.call(1, kWatch, "/a|token|");
+  owner_.call(1, kTransactionStart, "|");
+  owner_.send(1);
+  EXPECT_TRUE(owner_.executor.take_domains_changed());
+  EXPECT_FALSE(owner_.executor.take_domains_changed());
+  owner_.executor.domain_shut_down(1);
+  EXPECT_THAT(lines(owner_.send(0)), testing::ElementsAre("15:0:@releaseDomain|w|"));
+  owner_.receive(1, "half");
+  owner_.executor.reset(1);
+  const Slot& slot = owner_.connections.slot(1);
+  EXPECT_EQ(slot.parsed.load(), slot.received.load()) << "what it was about to say counts no more";
+  owner_.executor.domain_gone(2);
+  EXPECT_TRUE(owner_.executor.take_domains_changed());
+  EXPECT_FALSE(replica_.follow(kAll).value());
+  expect_same_state();
+  ASSERT_EQ(replica_.engine().introduced_domains().size(), 1U);
+  EXPECT_TRUE(replica_.engine().introduced_domains()[0].shut_down);
+  EXPECT_EQ(replica_.engine().transactions_of(1), 0U);
+}
+
 TEST_F(ReplicaTest, StopsAtTheLimit) {
   for (int i = 0; i < 8; ++i) write("/n", std::to_string(i));
   EXPECT_TRUE(replica_.follow(4).value());
@@ -297,6 +323,9 @@ TEST_F(ReplicaTest, RecordsOfUnknownShape) {
       {2, "x"},
       {3, ""},
       {3, std::string(15, '\0')},
+      {5, "x"},
+      {6, "x"},
+      {7, "x"},
       {3, header(5) + "/a"},
       {3, header(1) + std::string("/a\0x", 4)},
       {3, header(4097) + std::string(4097, 'x')},

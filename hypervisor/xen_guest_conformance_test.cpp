@@ -67,6 +67,13 @@ TEST_P(GuestConformance, ItsXenstorePageOutlivesIt) {
   EXPECT_EQ(kind(hypervisor_->map_xenstore_page(domid_)), ErrorKind::kNotFound);
 }
 
+// Only one process of the host may have them, and that is the host's xenstore.
+TEST_P(GuestConformance, TheEventsOfDomainsAreTheXenstores) {
+  auto events = hypervisor_->make_events();
+  ASSERT_TRUE(events.has_value() && hypervisor_->use_events(events->borrow()).has_value());
+  EXPECT_EQ(kind(hypervisor_->domain_events()), ErrorKind::kRefused);
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GuestConformance);
 INSTANTIATE_TEST_SUITE_P(On, GuestConformance, ::testing::ValuesIn(guests()));
 

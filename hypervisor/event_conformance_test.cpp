@@ -203,6 +203,21 @@ TEST_P(SuccessionConformance, ABindingThatNobodyNotedIsFound) {
   EXPECT_FALSE(found->has_value());
 }
 
+TEST_P(SuccessionConformance, TheOtherEndOfAPortIsFound) {
+  predecessor_binds(true);
+  take_over();
+  auto found = hypervisor_->remote_of(domid_, port_);
+  ASSERT_TRUE(found.has_value()) << found.error().message();
+  EXPECT_EQ(*found, std::optional(remote_));
+  found = hypervisor_->remote_of(domid_ + 1, port_);
+  ASSERT_TRUE(found.has_value()) << found.error().message();
+  EXPECT_FALSE(found->has_value());
+  ASSERT_TRUE(hypervisor_->unbind(port_).has_value());
+  found = hypervisor_->remote_of(domid_, port_);
+  ASSERT_TRUE(found.has_value()) << found.error().message();
+  EXPECT_FALSE(found->has_value());
+}
+
 TEST_P(SuccessionConformance, TwoMayUseTheDescriptorWhileOneTakesEvents) {
   use_new_events();
   bind_new();

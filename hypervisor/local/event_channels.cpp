@@ -149,6 +149,12 @@ const EventChannels::Local* EventChannels::find_local(EventsId events, Port port
   return found == locals_.end() || found->second.events != events ? nullptr : &found->second;
 }
 
+std::optional<Port> EventChannels::remote_of(EventsId events, Domid domid, Port port) const {
+  const Local* local = find_local(events, port);
+  if (local == nullptr || !local->channel || local->channel->domid != domid) return std::nullopt;
+  return local->channel->remote;
+}
+
 Result<BorrowedFd> EventChannels::signal_of(EventsId events, Port port) const {
   const Local* local = find_local(events, port);
   if (local == nullptr || !local->channel) return failure(ErrorKind::kNotFound, "not a bound port");

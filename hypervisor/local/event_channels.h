@@ -53,6 +53,7 @@ class EventChannels {
   // A binding whose events descriptor no connected process uses is dissolved when another one wants the port.
   Result<Bound> bind(EventsId events, Domid domid, Port remote);
   std::optional<Port> find(EventsId events, Domid domid, Port remote) const;
+  std::optional<Port> remote_of(EventsId events, Domid domid, Port port) const;
   Result<BorrowedFd> signal_of(EventsId events, Port port) const;
   Status unbind(EventsId events, Port port);
 

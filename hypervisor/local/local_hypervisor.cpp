@@ -181,6 +181,13 @@ Result<std::optional<Port>> LocalHypervisor::find_binding(Domid domid, Port remo
   return port == 0 ? std::optional<Port>() : port;
 }
 
+Result<std::optional<Port>> LocalHypervisor::remote_of(Domid domid, Port port) {
+  auto answer = ask(REMOTE_OF, domid, port);
+  if (!answer) return forward(std::move(answer));
+  const Port remote = answer->reply.port();
+  return remote == 0 ? std::optional<Port>() : remote;
+}
+
 Status LocalHypervisor::unbind(Port port) {
   signals_.erase(port);
   auto answer = ask(UNBIND, 0, port);

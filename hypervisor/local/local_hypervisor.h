@@ -32,6 +32,7 @@ class LocalHypervisor final : public Hypervisor {
   Status notify(Port port) override;
   Result<Port> bind(Domid domid, Port remote) override;
   Result<std::optional<Port>> find_binding(Domid domid, Port remote) override;
+  Result<std::optional<Port>> remote_of(Domid domid, Port port) override;
   Status unbind(Port port) override;
   Result<Port> domain_events() override;
   Result<Port> xenstore_port() override;

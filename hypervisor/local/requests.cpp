@@ -30,6 +30,7 @@ Result<Broker::Answer> Broker::answer(Session& session, const Request& request, 
       return use_events(session, only(std::move(fds)));
     case BIND:
     case FIND_BINDING:
+    case REMOTE_OF:
     case SIGNAL_OF:
     case UNBIND:
     case DOMAIN_EVENTS:
@@ -107,6 +108,8 @@ Result<Broker::Answer> Broker::answer_backend(Session& session, const Request& r
     answer.fds = {bound->signal};
   } else if (request.operation() == FIND_BINDING) {
     answer.reply.set_port(channels_.find(events, request.domid(), request.port()).value_or(0));
+  } else if (request.operation() == REMOTE_OF) {
+    answer.reply.set_port(channels_.remote_of(events, request.domid(), request.port()).value_or(0));
   } else if (request.operation() == SIGNAL_OF) {
     auto signal = channels_.signal_of(events, request.port());
     if (!signal) return forward(std::move(signal));

@@ -192,6 +192,18 @@ Result<std::optional<Port>> XenHypervisor::find_binding(Domid domid, Port remote
   });
 }
 
+Result<std::optional<Port>> XenHypervisor::remote_of(Domid domid, Port port) {
+  evtchn_status_t told{};
+  told.dom = DOMID_SELF;
+  told.port = port;
+  if (xc_evtchn_status(control_.get(), &told) != 0) {
+    if (errno == EINVAL) return std::optional<Port>();  // beyond the last one
+    return os_failure("cannot ask for the state of " + name_of(port));
+  }
+  if (told.status != EVTCHNSTAT_interdomain || told.u.interdomain.dom != domid) return std::optional<Port>();
+  return std::optional<Port>(told.u.interdomain.port);
+}
+
 Result<Port> XenHypervisor::domain_events() {
   const xenevtchn_port_or_error_t port = xenevtchn_bind_virq(events_.get(), VIRQ_DOM_EXC);
   if (port >= 0) return static_cast<Port>(port);

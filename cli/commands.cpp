@@ -565,6 +565,8 @@ void add_commands(CLI::App& tree, Invocation& invocation) {
                                                   "Start again what was drained, disabled or isolated");
   add_verb<v1::DisableRequest, v1::DisableResponse>(tree, invocation, "disable",
                                                     "Stop at once until 'enable'");
+  add_verb<v1::ReleaseCustodyRequest, v1::ReleaseCustodyResponse>(
+      tree, invocation, "release", "Give up all that a stopped component holds, its state included");
   add_inject(tree, invocation);
   add_faults(tree, invocation);
   add_clear(tree, invocation);

@@ -234,7 +234,7 @@ Status Component::hand_over() {
 
 void Component::release_custody() {
   // Clients shall find no socket rather than one that nobody serves.
-  const HeldItem* listener = custody_.find("listener");
+  const HeldItem* listener = custody_.find(kListenerItem);
   if (listener != nullptr && listens_at(listener->fd.borrow(), config_.socket))
     ::unlink(config_.socket.c_str());
   programs_.release();

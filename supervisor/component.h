@@ -28,6 +28,10 @@
 
 namespace bulkhead::supervisor {
 
+// Items of custody that the core itself makes.
+inline constexpr const char* kLeaseItem = "lease";
+inline constexpr const char* kListenerItem = "listener";
+
 // What a component's instances get beyond the configuration (the edge: its socket to the core).
 struct InstanceExtra {
   // Called before each start; `descriptors` must stay open until the launch, so what it makes is kept by the
@@ -80,6 +84,12 @@ class Component {
   void shut_down();
   // All is over: nothing stays in the descriptor store.
   void release_custody();
+  // Takes descriptors of another process into custody, all or none, and starts with them. kRefused: it runs
+  // or is wanted, or an instance has owned what custody holds; kInvalid, kExhausted, kNotFound: an item
+  // cannot be taken.
+  Status import_custody(const v1::ImportCustodyRequest& request);
+  // Gives up everything that custody holds: it begins anew when it is enabled. kRefused unless it is stopped.
+  Status release();
   // What an operator waits for.
   struct Goal {
     bool serve = false;
@@ -203,6 +213,16 @@ class Component {
   void open_incident();
   void note_step();
   void close_incident();
+
+  // Custody that is brought from elsewhere, and given up (component_import.cpp).
+  struct Taken;
+  bool is_at_rest() const;
+  bool was_ever_owned() const;
+  bool holds_others_items() const;
+  Result<std::vector<Taken>> take_descriptors(const v1::ImportCustodyRequest& request) const;
+  Status deposit_taken(std::vector<Taken> items);
+  void give_up_custody();
+  void drop_unfinished();
 
   // Instances come to be (component_launch.cpp).
   Status prepare_listener();

@@ -103,7 +103,8 @@ void Component::on_deposit(Instance& instance, const contract::CustodyItem& item
 
 void Component::on_withdraw(const std::string& item) {
   const HeldItem* held = custody_.find(item);
-  if (held != nullptr && held->depositor == 0) return;  // the core's own
+  // The core's own, or one that it uses as its own.
+  if (held != nullptr && (held->depositor == 0 || item == kListenerItem)) return;
   // Not there: a former core died between removing it and telling so.
   if (held != nullptr) (void)custody_.withdraw(item);
   contract::ToInstance message;

@@ -24,8 +24,6 @@ CrashPoint launch_recorded{"core-launch-recorded"};
 CrashPoint introduce_half{"core-introduce-half"};
 CrashPoint introduced{"core-introduced"};
 
-constexpr const char* kLeaseItem = "lease";
-constexpr const char* kListenerItem = "listener";
 constexpr std::size_t kMaxLastWords = 256;
 constexpr std::array kParkedParts{"process", "output", "error", "edge"};
 
@@ -34,6 +32,7 @@ constexpr std::array kParkedParts{"process", "output", "error", "edge"};
 // ---- what the core itself puts into custody ----
 
 Status Component::prepare() {
+  drop_unfinished();
   // The count was lost with the manifest, but what is in custody remembers it: it must not come again.
   if (ring_generation_ == 0 && !custody_.items().empty()) {
     ring_generation_ = static_cast<std::uint64_t>(wall_us());
@@ -49,7 +48,8 @@ Status Component::prepare() {
     if (!lease) return forward(std::move(lease), name());
     lease_.emplace(std::move(*lease));
   }
-  return prepare_listener();
+  // Of one that is not wanted it is made when it is started: until then another program may listen there.
+  return wanted_ || custody_.find(kListenerItem) != nullptr ? prepare_listener() : Status();
 }
 
 Status Component::prepare_listener() {
@@ -81,6 +81,9 @@ Status Component::make_ring() {
 
 Result<Instance*> Component::start_instance(Role role) {
   if (auto prepared = prepare_program(); !prepared) return forward(std::move(prepared));
+  if (custody_.find(kListenerItem) == nullptr) {
+    if (auto prepared = prepare_listener(); !prepared) return forward(std::move(prepared));
+  }
   const std::uint64_t id = services_.new_instance();
   Instance& instance = *instances_.emplace(id, std::make_unique<Instance>()).first->second;
   instance.id = id;

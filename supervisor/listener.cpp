@@ -36,6 +36,12 @@ bool somebody_listens(const sockaddr_un& address) {
   return ::connect(probe.get(), generic(address), sizeof address) == 0 || errno == EAGAIN;
 }
 
+// Programs call one file by several names (/var/run is a link).
+bool same_path(const std::string& a, const std::string& b) {
+  std::error_code error;
+  return a == b || std::filesystem::weakly_canonical(a, error) == std::filesystem::weakly_canonical(b, error);
+}
+
 // Created closed to everybody; opened to those it is for before it listens.
 class RestrictiveUmask {
  public:
@@ -80,7 +86,18 @@ bool listens_at(BorrowedFd socket, const std::string& path) {
   socklen_t length = sizeof address;
   if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) return false;
   struct stat info{};
-  return path == address.sun_path && ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
+  return same_path(path, address.sun_path) && ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
+}
+
+Status take_over_listener(BorrowedFd socket, const std::string& path) {
+  int listens = 0;
+  socklen_t length = sizeof listens;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || listens == 0 ||
+      !listens_at(socket, path)) {
+    return failure(ErrorKind::kInvalid, "the socket does not listen at " + path);
+  }
+  if (::listen(socket.get(), kBacklog) != 0) return os_failure("cannot listen on " + path);
+  return {};
 }
 
 }  // namespace bulkhead::supervisor

@@ -16,6 +16,10 @@ namespace bulkhead::supervisor {
 // missing. Non-blocking, close-on-exec. kRefused if another process listens there.
 Result<UniqueFd> listen_unix(const std::string& path, std::uint32_t mode, std::optional<gid_t> group);
 
+// A listening socket that another program made: kInvalid unless it listens at `path`. Its backlog becomes
+// that of ours.
+Status take_over_listener(BorrowedFd socket, const std::string& path);
+
 // Does `socket` listen at `path`, and is it still what clients find there?
 bool listens_at(BorrowedFd socket, const std::string& path);
 

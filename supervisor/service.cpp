@@ -98,6 +98,8 @@ const std::vector<Service::Method>& Service::methods() {
       {"Enable", true, &S::parsed<v1::EnableRequest, &S::enable>},
       {"Disable", true, &S::parsed<v1::DisableRequest, &S::disable>},
       {"ListCustody", false, &S::parsed<v1::ListCustodyRequest, &S::list_custody>},
+      {"ImportCustody", true, &S::parsed<v1::ImportCustodyRequest, &S::import_custody>},
+      {"ReleaseCustody", true, &S::parsed<v1::ReleaseCustodyRequest, &S::release_custody>},
       {"ListQuotas", false, &S::parsed<v1::ListQuotasRequest, &S::list_quotas>},
       {"SetQuota", true, &S::parsed<v1::SetQuotaRequest, &S::set_quota>},
       {"SetLogLevel", true, &S::parsed<v1::SetLogLevelRequest, &S::set_log_level>},
@@ -324,6 +326,30 @@ void Service::list_custody(const CallPtr& call, const v1::ListCustodyRequest& re
     rest.set_name("(" + std::to_string(omitted) + " more, too many to show)");
     rest.set_kind("omitted");
   }
+  call->reply(response);
+}
+
+// Who may have the core take any descriptor of any process could do so himself.
+void Service::import_custody(const CallPtr& call, const v1::ImportCustodyRequest& request) {
+  Component* component = named(call, request.component());
+  if (component == nullptr) return;
+  const auto& caller = call->caller();
+  if (!caller.has_unix() || (caller.unix().uid() != 0 && caller.unix().uid() != ::geteuid())) {
+    return call->fail(Code::kPermissionDenied,
+                      "ImportCustody is for root alone, not for " + identity(caller));
+  }
+  if (auto taken = component->import_custody(request); !taken) return call->fail(taken.error());
+  v1::ImportCustodyResponse response;
+  *response.mutable_component() = component->describe();
+  call->reply(response);
+}
+
+void Service::release_custody(const CallPtr& call, const v1::ReleaseCustodyRequest& request) {
+  Component* component = named(call, request.component());
+  if (component == nullptr) return;
+  if (auto released = component->release(); !released) return call->fail(released.error());
+  v1::ReleaseCustodyResponse response;
+  *response.mutable_component() = component->describe();
   call->reply(response);
 }
 

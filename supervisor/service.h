@@ -67,6 +67,8 @@ class Service {
   void enable(const CallPtr& call, const v1::EnableRequest& request);
   void disable(const CallPtr& call, const v1::DisableRequest& request);
   void list_custody(const CallPtr& call, const v1::ListCustodyRequest& request);
+  void import_custody(const CallPtr& call, const v1::ImportCustodyRequest& request);
+  void release_custody(const CallPtr& call, const v1::ReleaseCustodyRequest& request);
   void list_quotas(const CallPtr& call, const v1::ListQuotasRequest& request);
   void set_quota(const CallPtr& call, const v1::SetQuotaRequest& request);
   void set_log_level(const CallPtr& call, const v1::SetLogLevelRequest& request);

@@ -7,6 +7,9 @@ add_dependencies(core_test bulkheadd bulkhead-api bulkhead-xenstored echo_compon
 bulkhead_test(core_adoption_test SOURCES core_adoption_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
 add_dependencies(core_adoption_test bulkheadd bulkhead-api echo_component fd_store_host)
 
+bulkhead_test(core_import_test SOURCES core_import_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 120)
+add_dependencies(core_import_test bulkheadd bulkhead-api echo_component fd_store_host)
+
 bulkhead_test(core_upgrade_test SOURCES core_rejuvenation_test.cpp core_upgrade_test.cpp DEPS bulkhead_core_host LABEL integration TIMEOUT 180)
 add_dependencies(core_upgrade_test bulkheadd bulkhead-api echo_component fd_store_host)
 

@@ -17,7 +17,7 @@
 namespace bulkhead {
 namespace {
 
-constexpr std::int64_t kDepositDeadline = 5 * kSecond;
+constexpr std::int64_t kAnswerDeadline = 5 * kSecond;
 
 Result<UniqueFd> inherited_fd(const char* variable) {
   const char* text = ::getenv(variable);
@@ -167,19 +167,39 @@ Result<std::optional<contract::ToInstance>> Instance::receive() {
   return std::optional(std::move(message));
 }
 
+Status Instance::receive_until(const std::function<bool()>& answered) {
+  const std::int64_t deadline = monotonic_ns() + kAnswerDeadline;
+  while (!answered()) {
+    if (auto ready = wait_readable(deadline); !ready) return ready;
+    auto got = receive();
+    if (!got) return forward(std::move(got));
+    if (*got) kept_.push_back(std::move(**got));
+  }
+  return {};
+}
+
+std::vector<std::string> Instance::names() const {
+  std::vector<std::string> all;
+  all.reserve(custody_.size());
+  for (const auto& [name, entry] : custody_) all.push_back(name);
+  return all;
+}
+
+Status Instance::withdraw(const std::string& name) {
+  if (!custody_.contains(name)) return {};
+  contract::FromInstance message;
+  message.set_withdraw(name);
+  if (auto sent = send(message); !sent) return sent;
+  return receive_until([&] { return !custody_.contains(name); });
+}
+
 Status Instance::deposit(const std::string& name, const std::string& kind, UniqueFd fd) {
   contract::FromInstance message;
   message.mutable_deposit()->set_name(name);
   message.mutable_deposit()->set_kind(kind);
   answers_.erase(name);
   if (auto sent = send_packet(socket_.borrow(), message, {fd.borrow()}); !sent) return sent;
-  const std::int64_t deadline = monotonic_ns() + kDepositDeadline;
-  while (!answers_.contains(name)) {
-    if (auto ready = wait_readable(deadline); !ready) return ready;
-    auto got = receive();
-    if (!got) return forward(std::move(got));
-    if (*got) kept_.push_back(std::move(**got));
-  }
+  if (auto received = receive_until([&] { return answers_.contains(name); }); !received) return received;
   Status answer = std::move(answers_.extract(name).mapped());
   if (answer) custody_[name] = {kind, std::move(fd)};
   return answer;

@@ -44,6 +44,9 @@ class CustodyStore {
   // Puts a descriptor into custody; once this succeeds it stays there whatever becomes of the caller, and
   // custody(name) finds it.
   virtual Status deposit(const std::string& name, const std::string& kind, UniqueFd fd) = 0;
+  virtual std::vector<std::string> names() const = 0;
+  // Takes an item out of custody; once this succeeds it is nobody's. One that is not there is no failure.
+  virtual Status withdraw(const std::string& name) = 0;
 };
 
 // Not thread-safe; may move between threads under the owner's lock.
@@ -72,6 +75,9 @@ class Instance final : public CustodyStore {
 
   // Waits (bounded) until the core holds it; orders that arrive meanwhile are kept for the next pump().
   Status deposit(const std::string& name, const std::string& kind, UniqueFd fd) override;
+  std::vector<std::string> names() const override;
+  // Waits likewise.
+  Status withdraw(const std::string& name) override;
 
   // Handles all messages waiting. kDisconnected when the core is gone for good.
   Status pump(const OrderHandler& handler);
@@ -99,6 +105,7 @@ class Instance final : public CustodyStore {
   Status take(const contract::ToInstance& message, std::vector<UniqueFd> fds);
   Result<std::optional<contract::ToInstance>> receive();
   Status wait_readable(std::int64_t deadline_ns) const;
+  Status receive_until(const std::function<bool()>& answered);
 
   UniqueFd socket_;
   UniqueFd wake_;

@@ -101,6 +101,20 @@ void Connections::mark_output(std::uint32_t index) {
   if (marks.empty() || now.end - marks.back().end >= kMarkEvery) marks.push_back(now);
 }
 
+void Connections::restore(std::uint32_t index, std::span<const std::byte> input,
+                          std::span<const std::byte> output, std::uint32_t sent) {
+  Slot& s = slot(index);
+  std::ranges::copy(input, in_buffer(index));
+  s.received.store(input.size());
+  std::ranges::copy(output, out_buffer(index));
+  s.sent_seal.store(seal_of(sent, crc32c(output.first(sent))));
+  s.sent.store(sent);
+  s.out_crc.store(crc32c(output));
+  s.produced.store(output.size());
+  unstage(index);
+  seal_input(index);
+}
+
 // Whatever it was: all of it counts as sent.
 void Connections::seal_empty_output(std::uint32_t index) {
   Slot& s = slot(index);

@@ -32,6 +32,11 @@ class Connections {
   // Makes a free slot ready for a new connection's first byte. Harmless to repeat.
   void prepare(std::uint32_t index);
 
+  // Takeover from another program: a prepared slot goes on with bytes that were received and not executed,
+  // and bytes that were produced, of which `sent` have been sent. Both fit. Call count_unsent() when all are.
+  void restore(std::uint32_t index, std::span<const std::byte> input, std::span<const std::byte> output,
+               std::uint32_t sent);
+
   // Where the next received bytes go; empty when the buffer is full. Call only while no receive is in flight
   // for the slot.
   std::span<std::byte> receive_space(std::uint32_t index);
@@ -67,8 +72,8 @@ class Connections {
   void count_unsent();
   void set_produced(std::uint32_t index, std::uint64_t produced, std::uint32_t crc);
   void set_sent(std::uint32_t index, std::uint64_t sent);
-  // Takeover, of a domain's ring: a predecessor that died between the checksum and `sent` had copied the bytes,
-  // so they count as sent. `most`: more than that are never under way.
+  // Takeover, of a domain's ring: a predecessor that died between the checksum and `sent` had copied the
+  // bytes, so they count as sent. `most`: more than that are never under way.
   void finish_sent(std::uint32_t index, std::uint32_t most);
   // Gives memory back that a connection needed in bad times. Call when none of its output is in flight or
   // waiting.

@@ -63,6 +63,14 @@ inline CrashPoint kRingUntold{"ring-untold"};      // the domain could see it al
 inline CrashPoint kRingSilenced{"ring-silenced"};  // marked as cut off, its watches are still there
 inline CrashPoint kRingUnbound{"ring-unbound"};    // committed as closing, its event channel is unbound
 inline CrashPoint kDomainSettled{"domain-settled"};  // one domain's end is committed, its ring is still open
+// Of what another xenstored has handed over, in its owner's first take-over: import_test.cpp.
+inline CrashPoint kImportBegun{"import-begun"};          // nothing was done yet
+inline CrashPoint kImportHalf{"import-half"};            // some connections are attached, others not
+inline CrashPoint kImportAttached{"import-attached"};    // all are, nothing says so
+inline CrashPoint kImportPublished{"import-published"};  // the snapshot is published, the journal begins at 0
+inline CrashPoint kImportCommitted{"import-committed"};  // the journal begins behind it, its end is not moved
+inline CrashPoint kImportMoved{"import-moved"};          // that too; what was handed over is still there
+inline CrashPoint kImportHalfWithdrawn{"import-half-withdrawn"};  // a part of it
 // These are passed only where custody holds damage: damage_test.cpp.
 inline CrashPoint kDamageMarked{"damage-marked"};  // connections are marked, the commit is not given up yet
 inline CrashPoint kDamageWrittenOff{"damage-written-off"};  // one is marked and emptied, still open

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/import.h"
 #include "components/xenstore/quota_service.h"
 #include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"
@@ -110,7 +111,9 @@ Result<CustodySettings> CustodySettings::from(const Instance& instance) {
   if (!journal) return forward(std::move(journal));
   auto snapshot = setting_between(instance, "snapshot_bytes", 512 << 20, 1 << 20, std::uint64_t{16} << 30);
   if (!snapshot) return forward(std::move(snapshot));
-  const Geometry geometry{static_cast<std::uint32_t>(*connections), 16 * 1024,
+  // All that another xenstored may hand over of what a client has sent (migration_stream.h) has to fit.
+  const std::uint32_t in_bytes = instance.custody(kImportItem) != nullptr ? 64 * 1024 : 16 * 1024;
+  const Geometry geometry{static_cast<std::uint32_t>(*connections), in_bytes,
                           static_cast<std::uint32_t>(std::bit_ceil(*out))};
   auto limits = limits_from(instance.welcome().settings());
   if (!limits) return forward(std::move(limits));

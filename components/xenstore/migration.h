@@ -33,7 +33,8 @@ using Notes = std::vector<std::string>;
 
 struct Import {
   // Sound: check() holds. No watch has fired, and none does for what was imported. Each domain with a ring is
-  // introduced, with a number; the domain's own port is not in a stream, and 0 (introduced_domains()).
+  // introduced, with a number; the domain's own port is not in a stream: introduced_domains() has what
+  // `port_of` said.
   Engine engine;
   std::optional<Descriptors> descriptors;
   std::vector<Attachment> connections;  // by id, which begin at 0 without gaps
@@ -43,8 +44,10 @@ struct Import {
 // As whoever imports has no one to go back to (a live update replaces the process), all that can be taken is
 // taken: what cannot is left out, and noted. Transactions are connected, but can only end as in a conflict,
 // since a stream does not say what happened since they began. `limits` are the global ones where the stream
-// has none. kExhausted: more connections than an engine can have.
-Result<Import> import_stream(const Stream& stream, const Limits& limits = {});
+// has none. `port_of` tells the domain's own port of a ring's event channel; not given, or 0: it is not
+// known. kExhausted: more connections than an engine can have.
+Result<Import> import_stream(const Stream& stream, const Limits& limits = {},
+                             const std::function<std::uint32_t(const Ring&)>& port_of = {});
 
 struct Destination {
   std::uint32_t version = kVersion1;  // what it can read

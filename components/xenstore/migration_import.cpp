@@ -45,7 +45,10 @@ std::uint8_t rights_of(char letter) {
 
 class Importer {
  public:
-  Importer(const Stream& stream, const Limits& limits) : stream_(stream), limits_(limits) {}
+  using PortOf = std::function<std::uint32_t(const Ring&)>;
+
+  Importer(const Stream& stream, const Limits& limits, const PortOf& port_of)
+      : stream_(stream), limits_(limits), port_of_(port_of) {}
   Result<Import> run();
 
  private:
@@ -65,6 +68,7 @@ class Importer {
 
   const Stream& stream_;
   Limits limits_;
+  const PortOf& port_of_;
   std::unique_ptr<State> state_;
   NoteList notes_;
   std::vector<Attachment> attachments_;
@@ -169,6 +173,7 @@ Status Importer::connect(const Connection& connection) {
   const auto* ring = std::get_if<Ring>(&connection.end);
   const auto id = static_cast<ConnectionId>(attachments_.size());
   Session& session = state_->open_session(id, ring != nullptr ? ring->domid : 0);
+  if (ring != nullptr && ring->domid != 0 && port_of_) session.domain->port = port_of_(*ring);
   session.next_transaction_id = kFirstTransactionId;
   for (const Watch& watch : connection.watches) take_watch(session, watch);
   take_transactions(session, connection);
@@ -291,8 +296,9 @@ Result<Import> Importer::run() {
 
 }  // namespace
 
-Result<Import> import_stream(const Stream& stream, const Limits& limits) {
-  return Importer(stream, limits).run();
+Result<Import> import_stream(const Stream& stream, const Limits& limits,
+                             const std::function<std::uint32_t(const Ring&)>& port_of) {
+  return Importer(stream, limits, port_of).run();
 }
 
 }  // namespace bulkhead::xenstore::migration

@@ -7,11 +7,6 @@
 #include "components/xenstore/crash_points.h"
 
 namespace bulkhead::xenstore {
-namespace {
-
-constexpr const char* kEvents = "events";
-
-}  // namespace
 
 Result<Rings> Rings::open(const std::string& spec) {
   Rings rings;
@@ -58,16 +53,17 @@ const DomainRing* Rings::find(std::uint32_t domid) const {
 }
 
 Status Rings::adopt_events(CustodyStore& store) {
-  if (store.custody(kEvents) == nullptr) {
+  if (domain_events_ != 0) return {};
+  if (store.custody(kEventsItem) == nullptr) {
     auto made = hypervisor_->make_events();
     if (!made) return forward(std::move(made));
     kCustodyDeposit.pass();
-    if (auto deposited = store.deposit(kEvents, "other", std::move(*made));
-        !deposited && store.custody(kEvents) == nullptr) {
+    if (auto deposited = store.deposit(kEventsItem, "other", std::move(*made));
+        !deposited && store.custody(kEventsItem) == nullptr) {
       return forward(std::move(deposited), "cannot deposit the event channels' descriptor");
     }
   }
-  if (auto used = hypervisor_->use_events(store.custody(kEvents)->fd.borrow()); !used) return used;
+  if (auto used = hypervisor_->use_events(store.custody(kEventsItem)->fd.borrow()); !used) return used;
   auto port = hypervisor_->domain_events();
   if (!port) return forward(std::move(port), "cannot watch domains");
   domain_events_ = *port;

@@ -17,6 +17,9 @@
 
 namespace bulkhead::xenstore {
 
+// The item of custody that holds the event channels' descriptor.
+inline constexpr const char* kEventsItem = "events";
+
 // Movable between threads under the owner's lock, not thread-safe.
 class Rings {
  public:
@@ -41,11 +44,16 @@ class Rings {
 
   // ---- event channels: of the owner alone ----
 
-  // Continues with the descriptor in custody; the first owner makes it.
+  // Continues with the descriptor in custody; the first owner makes it. Once is enough.
   Status adopt_events(CustodyStore& store);
   BorrowedFd events() const { return hypervisor_->events(); }
   // The next port that was signalled, which can be signalled again from now on. nullopt: none.
   std::optional<std::uint32_t> take_event();
+  // The domain's end of a port of ours; 0: it is not known.
+  std::uint32_t remote_of(std::uint32_t domid, std::uint32_t port) {
+    const auto remote = hypervisor_->remote_of(domid, port);
+    return remote ? remote->value_or(0) : 0;
+  }
   // Our end, bound to the domain's. A predecessor may have bound it.
   Result<std::uint32_t> bind(std::uint32_t domid, std::uint32_t port);
   // Harmless to repeat.

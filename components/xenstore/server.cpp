@@ -7,6 +7,7 @@
 
 #include "bulkhead/v1/bulkhead.pb.h"
 #include "components/xenstore/crash_points.h"
+#include "components/xenstore/import.h"
 #include "components/xenstore/protocol.h"
 #include "components/xenstore/quota_service.h"
 #include "components/xenstore/salvage.h"
@@ -84,6 +85,8 @@ Status Server::take_over(const Takeover& takeover) {
   if (auto followed = follow_journal(); !followed)
     return forward(std::move(followed), "cannot follow the journal");
   kTakeoverReplayed.pass();
+  if (auto imported = import_handed_over(takeover.limits); !imported)
+    return forward(std::move(imported), "cannot go on with what another xenstored handed over");
   if (auto begun = begin_limits(takeover.limits); !begun) return begun;
   if (auto adopted = adopt_rings(); !adopted) return adopted;
   inspect_slots();
@@ -118,6 +121,21 @@ Status Server::follow_journal() {
   Journal& journal = custody_.journal();
   if (replica_.position() > journal.tail()) journal.commit(replica_.position());
   return {};
+}
+
+Status Server::import_handed_over(const Limits& limits) {
+  CustodyImport import(instance_, custody_, connections_, replica_, rings_, ring_.fd());
+  if (import.due()) {
+    // The sockets will be in this ring: should it be lost, a successor knows that they are, too.
+    custody_.control().ring_generation.store(present_generation());
+    auto taken = import.run(limits);
+    if (!taken) return forward(std::move(taken));
+    import_note_ = taken->text();
+    spdlog::info("{}", import_note_);
+    for (const std::string& note : taken->notes) spdlog::warn("import: {}", note);
+    (void)instance_.send_finding("import", import_note_, "");
+  }
+  return import.finish();
 }
 
 Status Server::salvage_custody(const Error& damage) {
@@ -176,7 +194,7 @@ void Server::report_active(const Takeover& takeover, std::uint64_t replayed) {
   active->set_replayed(replayed);
   active->set_refused(refusals_.requests);
   active->set_blamed_client(refusals_.client);
-  active->set_note(salvage_note_.empty() ? refusals_.note + damage_note_ : salvage_note_);
+  active->set_note(salvage_note_.empty() ? import_note_ + refusals_.note + damage_note_ : salvage_note_);
   // Also what a predecessor gave up that died before it could say so.
   Control& control = custody_.control();
   active->set_lost(control.lost_records.load());

@@ -82,6 +82,7 @@ class Server {
   Status begin_limits(const Limits& limits);
   void resume_connections();
   Status follow_journal();
+  Status import_handed_over(const Limits& limits);
   Status salvage_custody(const Error& damage);
 
   Ticket ticket(Operation operation, std::uint32_t slot, std::uint64_t base) const;
@@ -152,6 +153,7 @@ class Server {
 
   // Damage in custody (server_damage.cpp).
   void finish_commit();
+  std::uint64_t present_generation() const;
   void forget_connections_of_lost_ring();
   void inspect_slots();
   void inspect_output();
@@ -219,6 +221,7 @@ class Server {
   std::int64_t next_finding_ns_ = 0;
   std::uint64_t incarnation_ = 0;
   std::string salvage_note_;  // empty: nothing had to be salvaged
+  std::string import_note_;   // likewise: nothing was taken over from another xenstored
   std::string damage_note_;   // likewise for what custody holds of connections
   std::uint32_t damaged_connections_ = 0;
   std::string damaged_storage_;  // as it was told last

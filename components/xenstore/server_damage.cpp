@@ -28,10 +28,14 @@ void Server::finish_commit() {
   spdlog::error("{}", damage_note_);
 }
 
+// As it stands in custody.
+std::uint64_t Server::present_generation() const {
+  return sealed_generation(instance_.number_setting("ring_generation", 1).value_or(1));
+}
+
 // The core made a new ring because nobody was left who held the old one: the clients' sockets went with it.
 void Server::forget_connections_of_lost_ring() {
-  const std::uint64_t generation =
-      sealed_generation(instance_.number_setting("ring_generation", 1).value_or(1));
+  const std::uint64_t generation = present_generation();
   Control& control = custody_.control();
   const std::uint64_t known = control.ring_generation.load();
   if (known == generation) return;

@@ -41,6 +41,15 @@ class MemoryCustody : public CustodyStore {
     items.insert_or_assign(name, CustodyEntry{kind, std::move(fd)});
     return {};
   }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> all;
+    for (const auto& [name, item] : items) all.push_back(name);
+    return all;
+  }
+  Status withdraw(const std::string& name) override {
+    items.erase(name);
+    return {};
+  }
   Mapping map(const std::string& name) const { return Mapping::map(items.at(name).fd.borrow(), 1).value(); }
 
   std::map<std::string, CustodyEntry> items;

@@ -20,6 +20,15 @@ class MemoryCustody : public CustodyStore {
     items_.insert_or_assign(name, CustodyEntry{kind, std::move(fd)});
     return {};
   }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> all;
+    for (const auto& [name, item] : items_) all.push_back(name);
+    return all;
+  }
+  Status withdraw(const std::string& name) override {
+    items_.erase(name);
+    return {};
+  }
   Mapping map(const std::string& name) const { return Mapping::map(items_.at(name).fd.borrow(), 1).value(); }
 
  private:

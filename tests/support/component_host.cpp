@@ -207,6 +207,9 @@ void ComponentHost::handle(Instance& instance) {
       case contract::v1::FromInstance::kDeposit:
         if ((*packet)->fds.size() == 1) deposit(instance, message.deposit(), std::move((*packet)->fds[0]));
         break;
+      case contract::v1::FromInstance::kWithdraw:
+        withdraw(message.withdraw());
+        break;
       case contract::v1::FromInstance::kReady:
         instance.ready_ = true;
         break;
@@ -241,6 +244,15 @@ void ComponentHost::deposit(Instance& from, const contract::v1::CustodyItem& ite
   contract::v1::ToInstance accepted;
   accepted.mutable_deposit_accepted()->set_name(item.name());
   (void)send(from, accepted);
+}
+
+void ComponentHost::withdraw(const std::string& item) {
+  custody_.erase(item);
+  contract::v1::ToInstance message;
+  message.set_withdrawn(item);
+  for (Instance& instance : instances_) {
+    if (!instance.ended_) (void)send(instance, message);
+  }
 }
 
 Result<Mapping> ComponentHost::map(const std::string& item, std::size_t bytes) const {

@@ -91,6 +91,11 @@ class ComponentHost {
   // A segment in custody.
   Result<Mapping> map(const std::string& item, std::size_t bytes) const;
   std::size_t custody_items() const { return custody_.size(); }
+  bool holds(const std::string& item) const { return custody_.contains(item); }
+  // Puts something into custody before anybody is launched.
+  void put(const std::string& item, const std::string& kind, UniqueFd fd) {
+    custody_[item] = {kind, std::move(fd)};
+  }
   // Drops instances that have ended.
   void forget_ended();
 
@@ -105,6 +110,7 @@ class ComponentHost {
   Status greet(Instance& instance);
   void handle(Instance& instance);
   void deposit(Instance& from, const contract::v1::CustodyItem& item, UniqueFd fd);
+  void withdraw(const std::string& item);
 
   Options options_;
   std::string directory_;

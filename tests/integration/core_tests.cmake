@@ -31,3 +31,9 @@ bulkhead_test(xenstore_live_update_test SOURCES xenstore_live_update_test.cpp
 target_compile_definitions(xenstore_live_update_test PRIVATE
   BULKHEAD_PEERS_DIR="${BULKHEAD_PEERS_DIR}" BULKHEAD_LIVE_UPDATE_HOST="$<TARGET_FILE:live_update_host>")
 add_dependencies(xenstore_live_update_test live_update_host)
+
+# Debian's xenstored hands over to the product.
+bulkhead_test(xenstore_takeover_test SOURCES xenstore_takeover_test.cpp
+  DEPS bulkhead_core_host bulkhead_stock_daemon LABEL integration TIMEOUT 180)
+target_compile_definitions(xenstore_takeover_test PRIVATE BULKHEAD_PEERS_DIR="${BULKHEAD_PEERS_DIR}")
+add_dependencies(xenstore_takeover_test bulkheadd bulkhead-api bulkhead-xenstored bulkhead-xenstore-takeover fd_store_host)

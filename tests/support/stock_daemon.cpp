@@ -1,5 +1,6 @@
 #include "tests/support/stock_daemon.h"
 
+#include <poll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,7 +9,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <thread>
+#include <utility>
 
+#include "runtime/pidfd.h"
 #include "tests/support/xs_client.h"
 
 namespace bulkhead::xs {
@@ -76,6 +79,19 @@ Status StockDaemon::start_from(std::span<const std::byte> state, uint32_t last_d
   file.close();
   if (!file) return failure(ErrorKind::kFailed, "cannot write " + path.string());
   return launch({"--no-fork", "-U"}, last_domain);
+}
+
+Result<int> StockDaemon::wait_for_end() {
+  auto process = PidFd::open(pid_);
+  if (!process) return forward(std::move(process));
+  pollfd end{process->fd().get(), POLLIN, 0};
+  const auto deadline = std::chrono::duration_cast<std::chrono::milliseconds>(kStartDeadline);
+  if (::poll(&end, 1, static_cast<int>(deadline.count())) != 1)
+    return failure(ErrorKind::kTimeout, "it has not ended");
+  int status = 0;
+  ::waitpid(std::exchange(pid_, -1), &status, 0);
+  if (!WIFEXITED(status)) return failure(ErrorKind::kFailed, "it was killed");
+  return WEXITSTATUS(status);
 }
 
 StockDaemon::~StockDaemon() {

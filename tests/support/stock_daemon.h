@@ -47,6 +47,8 @@ class StockDaemon {
   // Its run directory, where it leaves its state for a live update.
   const std::filesystem::path& folder() const { return folder_.path(); }
   pid_t pid() const { return pid_; }
+  // Its exit status, once whatever runs in its process has ended by itself; kTimeout, kFailed: it has not.
+  Result<int> wait_for_end();
 
  private:
   Status launch(std::vector<const char*> arguments, uint32_t last_domain);

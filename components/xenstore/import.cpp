@@ -108,7 +108,8 @@ Result<CustodyImport::Taken> CustodyImport::run(const Limits& limits) {
     if (store_.custody(kEventsItem) == nullptr) {
       return failure(ErrorKind::kInvalid, "the event channels' descriptor was not handed over");
     }
-    if (auto adopted = rings_.adopt_events(store_); !adopted) return forward(std::move(adopted));
+    // Not to watch domains yet: whoever brought it could not do so any more, if everything went back to it.
+    if (auto used = rings_.use_events(store_); !used) return forward(std::move(used));
   }
   const auto port_of = [this](const migration::Ring& ring) {
     return rings_.served() ? rings_.remote_of(ring.domid, ring.port) : 0;
@@ -157,6 +158,13 @@ void CustodyImport::leave_out(const migration::Attachment& attachment, const std
                          std::to_string(domid) + " is left out: " + why);
 }
 
+std::string CustodyImport::too_much(const migration::Attachment& attachment, std::size_t output) const {
+  const Geometry& geometry = custody_.geometry();
+  if (output > geometry.out_bytes) return "it did not read " + std::to_string(output) + " bytes";
+  if (attachment.input.size() <= geometry.in_bytes) return {};
+  return "too much of what it sent waits: " + std::to_string(attachment.input.size()) + " bytes";
+}
+
 Slot& CustodyImport::open_slot(std::uint32_t index, std::uint32_t domid) {
   auto& next_serial = custody_.control().next_serial;
   connections_.prepare(index);
@@ -174,8 +182,8 @@ Status CustodyImport::attach_socket(const migration::Attachment& attachment, std
     leave_out(attachment, "its socket was not handed over");
     return {};
   }
-  if (attachment.output.size() > custody_.geometry().out_bytes) {
-    leave_out(attachment, "it did not read " + std::to_string(attachment.output.size()) + " bytes");
+  if (const std::string why = too_much(attachment, attachment.output.size()); !why.empty()) {
+    leave_out(attachment, why);
     return {};
   }
   int file = item->fd.get();
@@ -205,14 +213,14 @@ void CustodyImport::attach_ring(const migration::Attachment& attachment, const m
   ++taken_.domains;
   const bool has_front = ring.domid != 0 && attachment.partial > 0;
   const auto output = has_front ? with_front(attachment) : attachment.output;
-  if (!page || output.size() > custody_.geometry().out_bytes) {
+  const std::string why = page ? too_much(attachment, output.size()) : page.error().message();
+  if (!why.empty()) {
     // It is told, and may begin anew; nothing can be said for it that would not be wrong.
     Discard discard;
     slot.end_of_input.store(1);
     replica_.engine().reset(attachment.id, discard);
     connections_.restore(attachment.id, {}, {}, 0);
-    taken_.notes.push_back("domain " + std::to_string(ring.domid) + " is cut off: " +
-                           (page ? "it did not read what waits for it" : page.error().message()));
+    taken_.notes.push_back("domain " + std::to_string(ring.domid) + " is cut off: " + why);
     return;
   }
   const std::uint32_t front = has_front ? sizeof(Header) : 0;

@@ -56,6 +56,8 @@ class CustodyImport {
   Status attach(const migration::Attachment& attachment);
   Status attach_socket(const migration::Attachment& attachment, std::int32_t descriptor);
   void attach_ring(const migration::Attachment& attachment, const migration::Ring& ring);
+  // Why its buffers cannot hold what is under way; empty: they can.
+  std::string too_much(const migration::Attachment& attachment, std::size_t output) const;
   void leave_out(const migration::Attachment& attachment, const std::string& why);
   Slot& open_slot(std::uint32_t index, std::uint32_t domid);
   Status publish();

@@ -52,8 +52,14 @@ const DomainRing* Rings::find(std::uint32_t domid) const {
   return found == pages_.end() ? nullptr : &found->second.ring;
 }
 
+Status Rings::use_events(CustodyStore& store) {
+  if (uses_events_) return {};
+  if (auto used = hypervisor_->use_events(store.custody(kEventsItem)->fd.borrow()); !used) return used;
+  uses_events_ = true;
+  return {};
+}
+
 Status Rings::adopt_events(CustodyStore& store) {
-  if (domain_events_ != 0) return {};
   if (store.custody(kEventsItem) == nullptr) {
     auto made = hypervisor_->make_events();
     if (!made) return forward(std::move(made));
@@ -63,7 +69,7 @@ Status Rings::adopt_events(CustodyStore& store) {
       return forward(std::move(deposited), "cannot deposit the event channels' descriptor");
     }
   }
-  if (auto used = hypervisor_->use_events(store.custody(kEventsItem)->fd.borrow()); !used) return used;
+  if (auto used = use_events(store); !used) return used;
   auto port = hypervisor_->domain_events();
   if (!port) return forward(std::move(port), "cannot watch domains");
   domain_events_ = *port;

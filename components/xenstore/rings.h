@@ -44,7 +44,9 @@ class Rings {
 
   // ---- event channels: of the owner alone ----
 
-  // Continues with the descriptor in custody; the first owner makes it. Once is enough.
+  // Uses the descriptor in custody, and binds nothing to it. Harmless to repeat, likewise the next one.
+  Status use_events(CustodyStore& store);
+  // Continues with it; the first owner makes it. From then on no other program can watch domains.
   Status adopt_events(CustodyStore& store);
   BorrowedFd events() const { return hypervisor_->events(); }
   // The next port that was signalled, which can be signalled again from now on. nullopt: none.
@@ -84,6 +86,7 @@ class Rings {
   std::unique_ptr<hypervisor::Hypervisor> hypervisor_;
   std::map<std::uint32_t, Page> pages_;  // by domid
   std::vector<std::uint32_t> followed_;  // the introductions that follow() has dealt with
+  bool uses_events_ = false;
   std::uint32_t domain_events_ = 0;
 };
 

@@ -99,7 +99,7 @@ class Hypervisor {
   // Our port that is bound to it: whoever made the binding may have died before he could note it. nullopt:
   // none.
   virtual Result<std::optional<Port>> find_binding(Domid domid, Port remote) = 0;
-// The port of `domid` that a port of ours is bound to. nullopt: it is not bound to one of that domain's.
+  // The port of `domid` that a port of ours is bound to. nullopt: it is not bound to one of that domain's.
   virtual Result<std::optional<Port>> remote_of(Domid domid, Port port) = 0;
   // The number may be given again at once; an event that was on its way may still be taken. kNotFound: not
   // bound.

@@ -309,6 +309,7 @@ bool Server::can_introduce(const Request& request) {
 // Every introduced domain's ring is served, and no other's.
 void Server::settle_domains() {
   domains_changed_ = unattached_ = false;
+  if (!rings_.served()) return;  // domains are what clients say of them
   const auto domains = replica_.engine().introduced_domains();
   for (const auto& [domid, slot] : std::unordered_map(ring_slots_)) {
     const IntroducedDomain* domain = find_domain(domains, domid);

@@ -2,7 +2,6 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +9,7 @@
 #include <cstring>
 
 #include "runtime/clock.h"
+#include "runtime/unix_address.h"
 
 namespace bulkhead::monitors {
 
@@ -114,11 +114,8 @@ std::optional<Finding> NotifyWatchdog::check(std::int64_t now_ns) {
 }
 
 Result<NotifySocket> NotifySocket::create(const std::string& path, uid_t uid) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path)
-    return failure(ErrorKind::kInvalid, "the path " + path + " is too long for a socket");
-  std::memcpy(address.sun_path, path.data(), path.size());
+  const auto address = unix_address(path);
+  if (!address) return failure(ErrorKind::kInvalid, "the path " + path + " is too long for a socket");
   UniqueFd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return os_failure("cannot make a socket");
   const int on = 1;
@@ -126,8 +123,7 @@ Result<NotifySocket> NotifySocket::create(const std::string& path, uid_t uid) {
   // On the descriptor, so that the socket is never there with wider permissions (Linux applies them at bind).
   if (::fchmod(fd.get(), 0600) != 0) return os_failure("cannot set permissions of " + path);
   ::unlink(path.c_str());
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-    return os_failure("cannot bind " + path);
+  if (::bind(fd.get(), as_sockaddr(*address), sizeof *address) != 0) return os_failure("cannot bind " + path);
   NotifySocket socket(std::move(fd), path);
   if (uid != ::geteuid() && ::chown(path.c_str(), uid, static_cast<gid_t>(-1)) != 0)
     return os_failure("cannot give " + path + " to its component");

@@ -2,13 +2,13 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <array>
 #include <cstring>
 #include <utility>
 
 #include "runtime/unique_fd.h"
+#include "runtime/unix_address.h"
 
 namespace bulkhead::monitors {
 
@@ -59,14 +59,12 @@ class XenstoreProbe : public Probe {
 
  private:
   std::string connect() {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path_.size() >= sizeof address.sun_path) return "the path " + path_ + " is too long for a socket";
-    std::memcpy(address.sun_path, path_.data(), path_.size());
+    const auto address = unix_address(path_);
+    if (!address) return "the path " + path_ + " is too long for a socket";
     fd_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!fd_.valid()) return Error::from_errno("cannot make a socket").message();
     // A Unix socket connects at once or not at all (EAGAIN: the backlog is full).
-    if (::connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return {};
+    if (::connect(fd_.get(), as_sockaddr(*address), sizeof *address) == 0) return {};
     return Error::from_errno("cannot connect to " + path_).message();
   }
 

@@ -2,38 +2,18 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
-#include <cstring>
 #include <filesystem>
+
+#include "runtime/unix_address.h"
 
 namespace bulkhead::supervisor {
 namespace {
 
 constexpr int kBacklog = 4096;  // the kernel lowers it to net.core.somaxconn
 
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) {
-    return failure(ErrorKind::kInvalid, "cannot listen on " + path + ": the path is longer than " +
-                                            std::to_string(sizeof address.sun_path - 1) + " bytes");
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
-const sockaddr* generic(const sockaddr_un& address) {
-  return reinterpret_cast<const sockaddr*>(&address);
-}
-
 UniqueFd new_socket() {
   return UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-}
-
-bool somebody_listens(const sockaddr_un& address) {
-  const UniqueFd probe = new_socket();
-  return ::connect(probe.get(), generic(address), sizeof address) == 0 || errno == EAGAIN;
 }
 
 // Programs call one file by several names (/var/run is a link).
@@ -57,11 +37,14 @@ class RestrictiveUmask {
 }  // namespace
 
 Result<UniqueFd> listen_unix(const std::string& path, std::uint32_t mode, std::optional<gid_t> group) {
-  auto address = address_of(path);
-  if (!address) return forward(std::move(address));
+  const auto address = unix_address(path);
+  if (!address) {
+    return failure(ErrorKind::kInvalid, "cannot listen on " + path + ": the path is longer than " +
+                                            std::to_string(kMaxUnixPath) + " bytes");
+  }
   std::error_code ignored;  // bind() tells what is wrong with the directory
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-  if (somebody_listens(*address)) {
+  if (somebody_listens(*address, SOCK_STREAM)) {
     return failure(ErrorKind::kRefused, "cannot listen on " + path + ": another process does");
   }
   struct stat info{};
@@ -70,7 +53,7 @@ Result<UniqueFd> listen_unix(const std::string& path, std::uint32_t mode, std::o
   if (!socket.valid()) return os_failure("cannot create a socket");
   {
     const RestrictiveUmask umask;
-    if (::bind(socket.get(), generic(*address), sizeof *address) != 0)
+    if (::bind(socket.get(), as_sockaddr(*address), sizeof *address) != 0)
       return os_failure("cannot bind " + path);
   }
   if (group && ::chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {

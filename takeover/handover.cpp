@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "components/xenstore/import_items.h"
 #include "components/xenstore/protocol.h"
 
 namespace bulkhead::takeover {
@@ -61,13 +62,13 @@ v1::ImportCustodyRequest request_for(const Handover& handover, const std::string
   request.set_component(component);
   request.set_pid(::getpid());
   add(request, "listener", "socket", handover.stream.descriptors->listener);
-  add(request, "events", "other", handover.stream.descriptors->event_channels);
+  add(request, xenstore::kEventsItem, "other", handover.stream.descriptors->event_channels);
   for (const migration::Connection& connection : handover.stream.connections) {
     const auto* socket = std::get_if<migration::Socket>(&connection.end);
     if (socket == nullptr) continue;
-    add(request, "client-" + std::to_string(socket->descriptor), "socket", socket->descriptor);
+    add(request, xenstore::import_client_item(socket->descriptor), "socket", socket->descriptor);
   }
-  add(request, "import", "segment", handover.segment.get());
+  add(request, xenstore::kImportItem, "segment", handover.segment.get());
   return request;
 }
 

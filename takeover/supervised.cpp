@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "cli/failure.h"
+#include "components/xenstore/import_items.h"
 #include "runtime/clock.h"
 
 namespace bulkhead::takeover {
@@ -102,7 +103,7 @@ bool Supervised::take_back() const {
   list.set_component(component_);
   const auto custody = surely<v1::ListCustodyRequest, v1::ListCustodyResponse>(list, false);
   const bool untouched = std::ranges::any_of(
-      custody.items(), [](const v1::CustodyItem& item) { return item.name() == "import"; });
+      custody.items(), [](const v1::CustodyItem& item) { return item.name() == xenstore::kImportItem; });
   if (!untouched) {
     v1::EnableRequest enable;
     enable.set_component(component_);

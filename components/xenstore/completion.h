@@ -10,7 +10,7 @@ enum class Operation : std::uint8_t {
   kIgnored = 0,  // cancellations, no-ops
   kReceive = 1,  // subject: slot; base: Slot::received at submission
   kSend = 2,     // subject: slot; base: Slot::sent at submission
-  kAccept = 3,   // subject: slot; base: the serial number the connection will get
+  kAccept = 3,   // subject: slot, which is free until the connection is committed
   kClose = 4,    // subject: slot; base: the connection's serial number
   kWake = 5,
   kContract = 6,

@@ -6,7 +6,7 @@
 #include <new>
 
 #include "components/xenstore/crash_points.h"
-#include "components/xenstore/import.h"
+#include "components/xenstore/import_items.h"
 #include "components/xenstore/quota_service.h"
 #include "components/xenstore/server_settings.h"
 #include "components/xenstore/snapshot_store.h"

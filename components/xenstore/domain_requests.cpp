@@ -28,9 +28,7 @@ ErrorCode only_domain(const Call& call, Domain*& domain) {
 
 void reset_sessions(State& state, std::uint32_t domid) {
   for (const auto& session : state.sessions) {
-    if (!session || session->domid != domid) continue;
-    state.drop_watches(*session);
-    state.drop_transactions(*session);
+    if (session && session->domid == domid) state.reset_session(*session);
   }
 }
 

@@ -117,8 +117,7 @@ Outcome Engine::execute(ConnectionId id, const Request& request, Output& out) {
 void Engine::reset(ConnectionId id, Output& out) {
   core::Session* session = state_->session(id);
   if (session == nullptr) return;
-  state_->drop_watches(*session);
-  state_->drop_transactions(*session);
+  state_->reset_session(*session);
   state_->domains.settle(out);
 }
 
@@ -152,10 +151,14 @@ ConnectionId Engine::connections_end() const {
 std::vector<IntroducedDomain> Engine::introduced_domains() const {
   std::vector<IntroducedDomain> introduced;
   state_->domains.for_each([&](const core::Domain& domain) {
-    if (!domain.introduced || domain.domid == 0) return;
-    introduced.push_back({domain.domid, domain.port, domain.introduction, domain.shut_down, domain.features});
+    if (const auto known = introduced_domain(domain.domid)) introduced.push_back(*known);
   });
   return introduced;
+}
+std::optional<IntroducedDomain> Engine::introduced_domain(std::uint32_t domid) const {
+  const core::Domain* domain = domid == 0 ? nullptr : state_->domains.find(domid);
+  if (domain == nullptr || !domain->introduced) return std::nullopt;
+  return IntroducedDomain{domid, domain->port, domain->introduction, domain->shut_down, domain->features};
 }
 std::optional<std::uint32_t> Engine::domain_of(ConnectionId id) const {
   const core::Session* session = state_->session(id);

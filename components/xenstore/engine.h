@@ -96,6 +96,13 @@ struct IntroducedDomain {
   std::uint32_t features;  // XENSTORE_SERVER_FEATURE_*, which it is told
 };
 
+// Nobody is told: what is executed here was told by whoever executed it first, or is nobody's to know.
+class NoOutput : public Output {
+ public:
+  void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
+  void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
+};
+
 // A change of one limit, named by its place in all_quotas().
 struct LimitChange {
   static constexpr std::uint32_t kEveryDomain = 0xFFFFFFFF;
@@ -151,6 +158,8 @@ class Engine {
   ConnectionId connections_end() const;
   // Sorted by domid; without domain 0.
   std::vector<IntroducedDomain> introduced_domains() const;
+  // One of them; O(1).
+  std::optional<IntroducedDomain> introduced_domain(std::uint32_t domid) const;
   // Whom a connection acts for; nullopt if there is none.
   std::optional<std::uint32_t> domain_of(ConnectionId id) const;
   // Sorted by domid, then in upstream's order of names.

@@ -15,15 +15,8 @@
 namespace bulkhead::xenstore {
 namespace {
 
-constexpr std::string_view kClientItems = "client-";
 // Of the journal, where it begins with an imported state: anywhere but at 0, where one begins that had none.
 constexpr std::uint64_t kImportedPosition = 4096;
-
-class Discard : public Output {
- public:
-  void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
-  void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
-};
 
 // A guest's messages are counted from their headers, and of the first one the guest has the beginning. What
 // it has is replaced by a header that makes a whole message of the rest, and counts as sent.
@@ -44,10 +37,6 @@ Status let_block(BorrowedFd socket) {
 }
 
 }  // namespace
-
-std::string import_client_item(std::int32_t descriptor) {
-  return std::string(kClientItems) + std::to_string(descriptor);
-}
 
 std::string CustodyImport::Taken::text() const {
   std::string line = "took over " + std::to_string(clients) + " clients and " + std::to_string(domains) +
@@ -151,9 +140,9 @@ Status CustodyImport::attach(const migration::Attachment& attachment) {
 }
 
 void CustodyImport::leave_out(const migration::Attachment& attachment, const std::string& why) {
-  Discard discard;
+  NoOutput nobody;
   const std::uint32_t domid = replica_.engine().domain_of(attachment.id).value_or(0);
-  replica_.engine().disconnect(attachment.id, discard);
+  replica_.engine().disconnect(attachment.id, nobody);
   taken_.notes.push_back("connection " + std::to_string(attachment.id) + " of domain " +
                          std::to_string(domid) + " is left out: " + why);
 }
@@ -202,10 +191,8 @@ Status CustodyImport::attach_socket(const migration::Attachment& attachment, std
 // for the domain and not put there, is in the stream.
 void CustodyImport::attach_ring(const migration::Attachment& attachment, const migration::Ring& ring) {
   if (!rings_.served() || ring.port == 0) return leave_out(attachment, "its ring is not served");
-  const auto domains = replica_.engine().introduced_domains();
-  const auto domain = std::ranges::lower_bound(domains, ring.domid, {}, &IntroducedDomain::domid);
-  const bool known = domain != domains.end() && domain->domid == ring.domid;
-  const std::uint32_t introduction = known ? domain->introduction : 0;
+  const auto domain = replica_.engine().introduced_domain(ring.domid);
+  const std::uint32_t introduction = domain ? domain->introduction : 0;
   const auto page = rings_.map(ring.domid, introduction);
   Slot& slot = open_slot(attachment.id, ring.domid);
   slot.ring_port = ring.port;
@@ -216,9 +203,9 @@ void CustodyImport::attach_ring(const migration::Attachment& attachment, const m
   const std::string why = page ? too_much(attachment, output.size()) : page.error().message();
   if (!why.empty()) {
     // It is told, and may begin anew; nothing can be said for it that would not be wrong.
-    Discard discard;
+    NoOutput nobody;
     slot.end_of_input.store(1);
-    replica_.engine().reset(attachment.id, discard);
+    replica_.engine().reset(attachment.id, nobody);
     connections_.restore(attachment.id, {}, {}, 0);
     taken_.notes.push_back("domain " + std::to_string(ring.domid) + " is cut off: " + why);
     return;

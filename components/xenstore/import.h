@@ -7,17 +7,13 @@
 #include <string>
 
 #include "components/xenstore/connections.h"
+#include "components/xenstore/import_items.h"
 #include "components/xenstore/migration.h"
 #include "components/xenstore/replica.h"
 #include "components/xenstore/rings.h"
 #include "runtime/instance.h"
 
 namespace bulkhead::xenstore {
-
-// Items of custody: the stream, and the client's socket that has this number in it. The event channels'
-// descriptor is `events`, the listening socket `listener`, as ever.
-inline constexpr const char* kImportItem = "import";
-std::string import_client_item(std::int32_t descriptor);
 
 class CustodyImport {
  public:

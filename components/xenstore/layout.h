@@ -73,6 +73,13 @@ struct alignas(128) Slot {
   std::uint32_t response_base;  // likewise of the output
 
   bool is_ring() const { return ring_port != 0; }
+  // Of the domain's ring, where the stream has this offset.
+  std::uint32_t request_index(std::uint64_t offset) const {
+    return request_base + static_cast<std::uint32_t>(offset);
+  }
+  std::uint32_t response_index(std::uint64_t offset) const {
+    return response_base + static_cast<std::uint32_t>(offset);
+  }
 };
 static_assert(sizeof(Slot) == 128);
 

@@ -17,11 +17,9 @@ using core::State;
 constexpr std::uint32_t kFirstTransactionId = 1U << 30U;
 
 // Warnings that are due at once are notes.
-class Warnings final : public Output {
+class Warnings final : public NoOutput {
  public:
   explicit Warnings(NoteList& notes) : notes_(notes) {}
-  void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
-  void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
   void quota_warning(const QuotaWarning& warning) override {
     notes_.add("domain " + std::to_string(warning.domid) + " is beyond its soft limit of memory");
   }

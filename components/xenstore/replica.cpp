@@ -14,13 +14,6 @@
 namespace bulkhead::xenstore {
 namespace {
 
-// Replies and events of followed inputs were committed by whoever executed them first.
-class Discard : public Output {
- public:
-  void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
-  void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
-};
-
 // What a client asked; nullopt if the record does not hold a request.
 std::optional<Request> request_of(const JournalRecord& record) {
   const std::span<const std::byte> payload(record.payload);
@@ -71,19 +64,19 @@ std::unexpected<Error> Replica::unknown_shape() const {
 }
 
 Status Replica::execute_request(const JournalRecord& record) {
-  Discard discard;
+  NoOutput nobody;
   const auto request = request_of(record);
   if (!request) return unknown_shape();
   if (poison_armed(custody_.control()) &&
       poison_of(custody_.control(), *request, monotonic_ns()) == Poison::kFollow) {
     std::abort();
   }
-  if (!engine_.execute(record.subject, *request, discard).damaged) return {};
+  if (!engine_.execute(record.subject, *request, nobody).damaged) return {};
   return failure(ErrorKind::kFailed, "the state is damaged, found at position " + std::to_string(position_));
 }
 
 Status Replica::execute(const JournalRecord& record) {
-  Discard discard;
+  NoOutput nobody;
   switch (static_cast<InputKind>(record.kind)) {
     case InputKind::kConnect: {
       ConnectInput input{};
@@ -96,28 +89,28 @@ Status Replica::execute(const JournalRecord& record) {
     }
     case InputKind::kDisconnect:
       if (!record.payload.empty()) break;
-      engine_.disconnect(record.subject, discard);
+      engine_.disconnect(record.subject, nobody);
       return {};
     case InputKind::kRequest:
       return execute_request(record);
     case InputKind::kDomainShutDown:
       if (!record.payload.empty()) break;
-      engine_.domain_shut_down(record.subject, discard);
+      engine_.domain_shut_down(record.subject, nobody);
       return {};
     case InputKind::kDomainGone:
       if (!record.payload.empty()) break;
-      engine_.domain_gone(record.subject, discard);
+      engine_.domain_gone(record.subject, nobody);
       return {};
     case InputKind::kReset:
       if (!record.payload.empty()) break;
-      engine_.reset(record.subject, discard);
+      engine_.reset(record.subject, nobody);
       return {};
     case InputKind::kLimits: {
       const std::span<const std::byte> payload(record.payload);
       if (payload.empty() || payload.size() % sizeof(LimitChange) != 0) break;
       std::vector<LimitChange> changes(payload.size() / sizeof(LimitChange));
       std::memcpy(changes.data(), payload.data(), payload.size());
-      return engine_.set_limits(changes, discard);
+      return engine_.set_limits(changes, nobody);
     }
     case InputKind::kCheckpoint:
       return compare(record);

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "components/xenstore/crash_points.h"
 
@@ -25,8 +26,9 @@ void Rings::follow(const std::vector<IntroducedDomain>& domains) {
   followed_ = std::move(introductions);
   std::erase_if(pages_, [&](const auto& page) {
     const auto found = std::ranges::lower_bound(domains, page.first, {}, &IntroducedDomain::domid);
+    const std::uint32_t introduction = page.second.introduction;
     const bool known = found != domains.end() && found->domid == page.first &&
-                       found->introduction == page.second.introduction;
+                       (found->introduction == introduction || introduction == kTried);
     return !known && page.first != 0;
   });
   for (const IntroducedDomain& domain : domains) {
@@ -37,6 +39,7 @@ void Rings::follow(const std::vector<IntroducedDomain>& domains) {
 
 Result<DomainRing> Rings::map(std::uint32_t domid, std::uint32_t introduction) {
   if (const auto found = pages_.find(domid); found != pages_.end()) {
+    if (found->second.introduction == kTried) found->second.introduction = introduction;
     if (found->second.introduction == introduction) return found->second.ring;
     pages_.erase(found);
   }
@@ -89,6 +92,8 @@ std::optional<std::uint32_t> Rings::take_event() {
 }
 
 Result<std::uint32_t> Rings::bind(std::uint32_t domid, std::uint32_t port) {
+  const auto tried = std::exchange(tried_, std::nullopt);
+  if (tried && tried->domid == domid && tried->remote == port) return tried->port;
   auto bound = hypervisor_->bind(domid, port);
   if (bound || bound.error().kind() != ErrorKind::kRefused) return bound;
   auto found = hypervisor_->find_binding(domid, port);
@@ -97,8 +102,14 @@ Result<std::uint32_t> Rings::bind(std::uint32_t domid, std::uint32_t port) {
 }
 
 Status Rings::try_introduction(std::uint32_t domid, std::uint32_t port) {
-  if (auto mapped = hypervisor_->map_xenstore_page(domid); !mapped) return forward(std::move(mapped));
-  if (auto bound = bind(domid, port); !bound) return forward(std::move(bound));
+  pages_.erase(domid);
+  if (auto mapped = map(domid, kTried); !mapped) return forward(std::move(mapped));
+  auto bound = bind(domid, port);
+  if (!bound) {
+    pages_.erase(domid);
+    return forward(std::move(bound));
+  }
+  tried_ = {domid, port, *bound};
   kRingBound.pass();
   return {};
 }

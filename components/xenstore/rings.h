@@ -12,13 +12,11 @@
 
 #include "components/xenstore/domain_ring.h"
 #include "components/xenstore/engine.h"
+#include "components/xenstore/import_items.h"
 #include "hypervisor/hypervisor.h"
 #include "runtime/instance.h"
 
 namespace bulkhead::xenstore {
-
-// The item of custody that holds the event channels' descriptor.
-inline constexpr const char* kEventsItem = "events";
 
 // Movable between threads under the owner's lock, not thread-safe.
 class Rings {
@@ -37,10 +35,10 @@ class Rings {
   // changed.
   void follow(const std::vector<IntroducedDomain>& domains);
   // The page of a domain, by the number of its introduction, so that a later domain's is not taken for it.
+  // That of a domain that was only tried so far gets its number here.
   Result<DomainRing> map(std::uint32_t domid, std::uint32_t introduction);
   // nullptr: not mapped.
   const DomainRing* find(std::uint32_t domid) const;
-  void forget(std::uint32_t domid) { pages_.erase(domid); }
 
   // ---- event channels: of the owner alone ----
 
@@ -56,7 +54,7 @@ class Rings {
     const auto remote = hypervisor_->remote_of(domid, port);
     return remote ? remote->value_or(0) : 0;
   }
-  // Our end, bound to the domain's. A predecessor may have bound it.
+  // Our end, bound to the domain's. try_introduction() or a predecessor may have bound it.
   Result<std::uint32_t> bind(std::uint32_t domid, std::uint32_t port);
   // Harmless to repeat.
   void unbind(std::uint32_t port) { (void)hypervisor_->unbind(port); }
@@ -72,11 +70,12 @@ class Rings {
   // kNotFound: this host's kernel has no ring of its own.
   Result<std::uint32_t> kernel_port() { return hypervisor_->xenstore_port(); }
 
-  // Can this domain be introduced? Its page and event channel are looked at; of the latter the binding stays,
-  // for bind(). kRefused says what is wrong.
+  // Can this domain, which is not introduced, be? Its page is mapped and its event channel bound, for map()
+  // and bind(). kRefused says what is wrong.
   Status try_introduction(std::uint32_t domid, std::uint32_t port);
 
  private:
+  static constexpr std::uint32_t kTried = 0xFFFFFFFF;  // instead of the number of an introduction
   struct Page {
     std::uint32_t introduction;
     std::unique_ptr<hypervisor::Pages> pages;
@@ -84,7 +83,14 @@ class Rings {
   };
 
   std::unique_ptr<hypervisor::Hypervisor> hypervisor_;
+  struct Bound {
+    std::uint32_t domid;
+    std::uint32_t remote;
+    std::uint32_t port;
+  };
+
   std::map<std::uint32_t, Page> pages_;  // by domid
+  std::optional<Bound> tried_;           // to ask the hypervisor which port it is takes long
   std::vector<std::uint32_t> followed_;  // the introductions that follow() has dealt with
   bool uses_events_ = false;
   std::uint32_t domain_events_ = 0;

@@ -12,12 +12,6 @@ namespace {
 
 constexpr std::uint64_t kAll = std::numeric_limits<std::uint64_t>::max();
 
-class Discard : public Output {
- public:
-  void reply(std::uint32_t /*type*/, std::span<const std::byte> /*payload*/) override {}
-  void event(ConnectionId /*to*/, std::span<const std::byte> /*payload*/) override {}
-};
-
 // The journal's own numbers, as far as they can be true.
 std::uint64_t plausible_tail(const Journal& journal) {
   const bool sane = journal.tail() >= journal.start() && journal.used() <= journal.capacity();
@@ -88,11 +82,11 @@ std::uint64_t count_lost(const Journal& journal, std::uint64_t from, std::uint64
 
 // Before the new state counts: killed in between, the next one finds them closing and does the rest again.
 void close_connections(const Connections& connections, Engine& engine) {
-  Discard discard;
+  NoOutput nobody;
   for (std::uint32_t i = 0; i < connections.capacity(); ++i) {
     Slot& slot = connections.slot(i);
     if (slot.state.load() == SlotState::kOpen) slot.state.store(SlotState::kClosing);
-    engine.disconnect(i, discard);
+    engine.disconnect(i, nobody);
   }
 }
 

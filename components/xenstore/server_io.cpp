@@ -135,7 +135,7 @@ void Server::accepted(const Ticket& told, int result) {
   if (result < 0 && !own(told)) {
     // Waiting accepts are woken one at a time, and the dead one's may have taken a wake-up meant for ours:
     // look again.
-    if (accepting_) cancel(Operation::kAccept, *accepting_, executor_.next_serial());
+    if (accepting_) cancel(Operation::kAccept, *accepting_, 0);
     return;
   }
   if (result < 0) {
@@ -260,7 +260,7 @@ void Server::arm_accept() {
   if (full_) return;  // clients wait in the listener's backlog
   io_uring_sqe* sqe = ring_.entry();
   io_uring_prep_accept_direct(sqe, listener->fd.get(), nullptr, nullptr, 0, slot);
-  sqe->user_data = ticket(Operation::kAccept, slot, executor_.next_serial()).encode();
+  sqe->user_data = ticket(Operation::kAccept, slot, 0).encode();
   accepting_ = slot;
 }
 

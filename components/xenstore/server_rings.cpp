@@ -19,11 +19,6 @@ constexpr int kEventsAtOnce = 64;  // then others have their turn
 constexpr std::int64_t kReconnectPause = 10 * kMillisecond;
 constexpr std::int64_t kJournalPause = kMillisecond;
 
-const IntroducedDomain* find_domain(const std::vector<IntroducedDomain>& domains, std::uint32_t domid) {
-  const auto found = std::ranges::lower_bound(domains, domid, {}, &IntroducedDomain::domid);
-  return found != domains.end() && found->domid == domid ? &*found : nullptr;
-}
-
 }  // namespace
 
 // ---- takeover ----
@@ -69,12 +64,11 @@ void Server::resume_ring(std::uint32_t index) {
   const DomainRing* ring = rings_.find(slot.domid);
   if (ring == nullptr) return;
   if (slot.end_of_input.load() != 0) return silence(index, DomainRing::Fault::kCommunication);
-  const auto domains = replica_.engine().introduced_domains();
-  const IntroducedDomain* domain = find_domain(domains, slot.domid);
-  ring->announce(domain == nullptr ? core::kServerFeatures : domain->features);
+  const auto domain = replica_.engine().introduced_domain(slot.domid);
+  ring->announce(domain ? domain->features : core::kServerFeatures);
   if (!ring->wants_reconnection()) {
-    ring->consumed(slot.request_base + static_cast<std::uint32_t>(slot.received.load()));
-    ring->produced(slot.response_base + static_cast<std::uint32_t>(slot.sent.load()));
+    ring->consumed(slot.request_index(slot.received.load()));
+    ring->produced(slot.response_index(slot.sent.load()));
   }
   rings_.expect_again(slot.ring_port);
   rings_.notify(slot.ring_port);
@@ -136,7 +130,7 @@ bool Server::give_responses(std::uint32_t index, const DomainRing& ring) {
       return false;
     }
     const std::uint64_t sent = slot.sent.load(std::memory_order_relaxed);
-    const auto written = ring.put(slot.response_base + static_cast<std::uint32_t>(sent), bytes);
+    const auto written = ring.put(slot.response_index(sent), bytes);
     if (!written) {
       cut(index, "set an impossible index of its responses", DomainRing::Fault::kIndexes);
       return false;
@@ -145,7 +139,7 @@ bool Server::give_responses(std::uint32_t index, const DomainRing& ring) {
     kRingWritten.pass();
     connections_.set_sent(index, sent + *written);
     kRingSent.pass();
-    ring.produced(slot.response_base + static_cast<std::uint32_t>(sent + *written));
+    ring.produced(slot.response_index(sent + *written));
     gave = true;
   }
   if (!gave) return false;
@@ -167,7 +161,7 @@ bool Server::take_requests(std::uint32_t index, const DomainRing& ring) {
   for (int piece = 0; piece < 2 && slot.end_of_input.load(std::memory_order_relaxed) == 0; ++piece) {
     const auto space = connections_.receive_space(index);
     const std::uint64_t received = slot.received.load(std::memory_order_relaxed);
-    const auto copied = ring.take(slot.request_base + static_cast<std::uint32_t>(received), space);
+    const auto copied = ring.take(slot.request_index(received), space);
     if (!copied) {
       cut(index, "set an impossible index of its requests", DomainRing::Fault::kIndexes);
       return false;
@@ -180,7 +174,7 @@ bool Server::take_requests(std::uint32_t index, const DomainRing& ring) {
     }
     slot.received.store(received + *copied);
     kRingCounted.pass();
-    ring.consumed(slot.request_base + static_cast<std::uint32_t>(received + *copied));
+    ring.consumed(slot.request_index(received + *copied));
     took = true;
   }
   if (took) queue_.add(index);
@@ -249,9 +243,8 @@ void Server::reconnect(std::uint32_t index) {
   const std::int64_t now = monotonic_ns();
   if (now < flights_[index].reconnect_ns) return delay(index, flights_[index].reconnect_ns);
   if (!executor_.can_journal()) return delay(index, now + kJournalPause);
-  const auto domains = replica_.engine().introduced_domains();
-  const IntroducedDomain* domain = find_domain(domains, slot.domid);
-  if (domain == nullptr) return;
+  const auto domain = replica_.engine().introduced_domain(slot.domid);
+  if (!domain) return;
   const std::uint64_t strikes = slot.strikes.load();
   begin_close(index);
   if (auto attached = attach(*domain, Begin::kAnew, strikes); !attached) {
@@ -299,8 +292,7 @@ void Server::silence_waiting() {
 bool Server::can_introduce(const Request& request) {
   const auto asked = parse_introduction(as_text(request.payload));
   if (!asked || asked->domid == 0) return true;  // the engine knows what to say
-  const auto domains = replica_.engine().introduced_domains();
-  if (find_domain(domains, asked->domid) != nullptr) return true;
+  if (replica_.engine().introduced_domain(asked->domid)) return true;
   auto possible = rings_.try_introduction(asked->domid, asked->port);
   if (!possible) spdlog::warn("domain {} cannot be introduced: {}", asked->domid, possible.error().message());
   return possible.has_value();
@@ -312,8 +304,8 @@ void Server::settle_domains() {
   if (!rings_.served()) return;  // domains are what clients say of them
   const auto domains = replica_.engine().introduced_domains();
   for (const auto& [domid, slot] : std::unordered_map(ring_slots_)) {
-    const IntroducedDomain* domain = find_domain(domains, domid);
-    const bool current = domain != nullptr && domain->introduction == connections_.slot(slot).introduction;
+    const auto domain = replica_.engine().introduced_domain(domid);
+    const bool current = domain && domain->introduction == connections_.slot(slot).introduction;
     if (domid != 0 && !current) begin_close(slot);
   }
   rings_.follow(domains);

@@ -44,8 +44,7 @@ Session& State::open_session(ConnectionId id, std::uint32_t domid) {
 }
 
 void State::close_session(Session& session) {
-  drop_watches(session);
-  drop_transactions(session);
+  reset_session(session);
   Domain& domain = *session.domain;
   sessions[session.id].reset();
   --domain.connections;
@@ -82,6 +81,11 @@ void State::drop_transaction(Session& session, Transaction& transaction) {
   session.domain->transactions -= 1;
   domains.add_memory(*session.domain, -transaction.memory());
   session.transactions.erase(transaction.id());
+}
+
+void State::reset_session(Session& session) {
+  drop_watches(session);
+  drop_transactions(session);
 }
 
 void State::drop_transactions(Session& session) {

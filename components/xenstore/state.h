@@ -50,6 +50,7 @@ struct State {
   Transaction& add_transaction(Session& session, std::uint32_t id);
   void drop_transaction(Session& session, Transaction& transaction);
   void drop_transactions(Session& session);
+  void reset_session(Session& session);  // it stays open, with no watch and no transaction
   // Guests' transactions that keep too much of old trees alive are given up. To be called now and then, by
   // the count of changes; O(sessions and their transactions).
   void bound_versions();

@@ -75,8 +75,7 @@ ErrorCode handle_unwatch(Call& call) {
 
 ErrorCode handle_reset_watches(Call& call) {
   call.mutated = !call.session.watches.empty() || !call.session.transactions.empty();
-  call.state.drop_watches(call.session);
-  call.state.drop_transactions(call.session);
+  call.state.reset_session(call.session);
   call.transaction = nullptr;
   call.acknowledge();
   return ErrorCode::kNone;

@@ -2,43 +2,27 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
-#include <cstring>
+#include "runtime/unix_address.h"
 
 namespace bulkhead::hypervisor::local {
 namespace {
 
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return failure(ErrorKind::kInvalid, path + " is too long");
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
 bool bind_to(BorrowedFd socket, const sockaddr_un& address) {
   const mode_t before = ::umask(0177);
-  const int bound = ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  const int bound = ::bind(socket.get(), as_sockaddr(address), sizeof address);
   ::umask(before);
   return bound == 0;
 }
 
-// Whether somebody listens there.
-bool answers(const sockaddr_un& address) {
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-         errno == EAGAIN;
-}
-
 Result<UniqueFd> listen_at(const std::string& path) {
-  auto address = address_of(path);
-  if (!address) return forward(std::move(address));
+  const auto address = unix_address(path);
+  if (!address) return failure(ErrorKind::kInvalid, "'" + path + "' is empty or too long");
   UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return os_failure("cannot create a socket");
   if (!bind_to(socket.borrow(), *address)) {
     if (errno != EADDRINUSE) return os_failure("cannot bind " + path);
-    if (answers(*address)) return failure(ErrorKind::kRefused, path + " is in use");
+    if (somebody_listens(*address, SOCK_SEQPACKET)) return failure(ErrorKind::kRefused, path + " is in use");
     struct stat info{};
     const bool is_socket = ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
     if (!is_socket) return failure(ErrorKind::kRefused, path + " exists and is no socket");

@@ -2,12 +2,12 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cstring>
 
 #include "runtime/clock.h"
 #include "runtime/seqpacket.h"
+#include "runtime/unix_address.h"
 
 namespace bulkhead::hypervisor::local {
 namespace {
@@ -34,15 +34,11 @@ ErrorKind kind_of(std::uint32_t number) {
 }  // namespace
 
 Result<Connection> Connection::open(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return failure(ErrorKind::kInvalid, "'" + path + "' is no path of a socket");
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
+  const auto address = unix_address(path);
+  if (!address) return failure(ErrorKind::kInvalid, "'" + path + "' is no path of a socket");
   UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return os_failure("cannot create a socket");
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  if (::connect(socket.get(), as_sockaddr(*address), sizeof *address) != 0) {
     return failure(ErrorKind::kNotFound, "no local hypervisor at " + path + ": " + std::strerror(errno));
   }
   return Connection(std::move(socket));

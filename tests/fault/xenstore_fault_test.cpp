@@ -14,6 +14,7 @@
 #include "tests/support/load_loop.h"
 #include "tests/support/model_checker.h"
 #include "tests/support/transfer_checker.h"
+#include "tests/support/visitor.h"
 #include "tests/support/watch_checker.h"
 
 namespace bulkhead {
@@ -26,46 +27,6 @@ int kills_from_environment(int fallback) {
   const char* text = std::getenv("BULKHEAD_TEST_KILLS");
   return text == nullptr ? fallback : std::atoi(text);
 }
-
-// A client that comes, asks, and goes, again and again: connections are opened and closed all the time.
-class Passerby : public xs::Listener {
- public:
-  Passerby(std::string socket_path, xs::AnomalyLog& log) : socket_path_(std::move(socket_path)), log_(log) {}
-
-  void step() {
-    if (!client_) {
-      auto socket = xs::XsClient::connect(socket_path_);
-      if (!socket) return log_.add(xs::Anomaly::kDisconnected, "passerby", socket.error().message());
-      client_ = std::make_unique<xs::XsClient>(std::move(*socket), "passerby", log_);
-      client_->send(XS_GET_DOMAIN_PATH, 0, std::string("0\0", 2));
-    }
-    client_->flush();
-    client_->receive(*this);
-    client_->expire(monotonic_ns(), 10 * kSecond);
-    if (answered_) client_.reset();
-    answered_ = false;
-  }
-
-  void on_reply(const xs::Reply& reply) override {
-    if (reply.error || reply.payload != std::string_view("/local/domain/0\0", 16)) {
-      log_.add(xs::Anomaly::kWrong, "passerby", reply.payload);
-    }
-    answered_ = true;
-    ++visits_;
-  }
-  void on_event(xs::XsClient& /*client*/, std::string_view path, std::string_view /*token*/) override {
-    log_.add(xs::Anomaly::kWrong, "passerby", path);
-  }
-
-  int visits() const { return visits_; }
-
- private:
-  std::string socket_path_;
-  xs::AnomalyLog& log_;
-  std::unique_ptr<xs::XsClient> client_;
-  bool answered_ = false;
-  int visits_ = 0;
-};
 
 class XenstoreFault : public ::testing::Test {
  protected:
@@ -96,7 +57,8 @@ class XenstoreFault : public ::testing::Test {
     for (std::size_t i = 0; i < 3; ++i) add(std::make_unique<xs::TransferChecker>(i, settings, log));
     add(std::make_unique<xs::ModelChecker>(0, settings, log));
     ASSERT_EQ(added, 10U);
-    Passerby passerby(host_->socket_path(), log);
+    xs::Visitor passerby(host_->socket_path(), log, XS_GET_DOMAIN_PATH, std::string("0\0", 2),
+                         std::string("/local/domain/0\0", 16));
     loop.run([&] {
       passerby.step();
       const bool done = campaign.step();
@@ -189,33 +151,7 @@ TEST_F(XenstoreFault, BothKilled) {
 // The owner dies before each of its deposits, and with one under way.
 TEST_F(XenstoreFault, DiesWhileCustodyIsMade) {
   start();
-  int deaths = 0;
-  for (std::size_t round = 0; round < 20 && host_->active() == nullptr; ++round) {
-    const std::int64_t deadline = monotonic_ns() + 10 * kSecond;
-    const auto spin_until = [&](const auto& condition) {
-      while (!condition() && monotonic_ns() < deadline) std::this_thread::yield();
-      return condition();
-    };
-    // Its first deposit is not answered as long as we do not pump.
-    auto owner = host_->launch();
-    ASSERT_TRUE(owner.has_value());
-    ASSERT_TRUE(spin_until([&] { return host_->owner() == (*owner)->pid(); }));
-    auto launched = host_->launch();
-    ASSERT_TRUE(launched.has_value());
-    ComponentHost::Instance* heir = *launched;
-    EXPECT_TRUE(host_->inject(*heir, "crash-at", "custody-deposit").has_value());
-    host_->ping(*heir);
-    ASSERT_TRUE(spin_until([&] { return heir->vitals().pong == heir->vitals().ping; }));
-    host_->kill(**owner);
-    ASSERT_TRUE(host_->wait_until([&] { return heir->ended() || heir->active(); }));
-    if (heir->ended()) {
-      ++deaths;
-      EXPECT_EQ(heir->exit_status().status, SIGKILL);
-    }
-    ASSERT_TRUE(host_->wait_until([&] { return host_->living() == (heir->ended() ? 0U : 1U); }));
-    host_->forget_ended();
-  }
-  EXPECT_GE(deaths, 3);
+  EXPECT_GE(testing::die_in_deposits(*host_), 3);
   ASSERT_NE(host_->active(), nullptr);
   xs::AnomalyLog log;
   auto socket = xs::XsClient::connect(host_->socket_path());

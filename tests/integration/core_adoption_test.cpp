@@ -30,22 +30,6 @@ program = "/bin/sleep"
 args = ["100000"]
 )";
 
-std::set<std::string> custody_of(CoreHost& host, const std::string& component) {
-  v1::ListCustodyRequest request;
-  request.set_component(component);
-  v1::ListCustodyResponse response;
-  EXPECT_TRUE(host.api().ListCustody(CoreHost::deadline().get(), request, &response).ok());
-  std::set<std::string> names;
-  for (const v1::CustodyItem& item : response.items()) names.insert(item.name());
-  return names;
-}
-
-std::uint64_t count(const CoreHost& host) {
-  std::uint64_t number = 0;
-  std::istringstream(host.ask_surely("echo", "count")) >> number;
-  return number;
-}
-
 void kill_core(CoreHost& host, int signal_number = SIGKILL) {
   const pid_t former = host.core_pid();
   host.signal_core(signal_number);
@@ -58,7 +42,7 @@ void expect_intact(CoreHost& host, const v1::Component& before) {
   EXPECT_EQ(now.active_pid(), before.active_pid());
   EXPECT_EQ(now.standby_pid(), before.standby_pid());
   EXPECT_EQ(now.incarnation(), before.incarnation());
-  EXPECT_EQ(custody_of(host, "echo"), (std::set<std::string>{"lease", "listener", "state", "ring"}));
+  EXPECT_EQ(host.custody_of("echo"), (std::set<std::string>{"lease", "listener", "state", "ring"}));
 }
 
 TEST(CoreAdoption, KilledCoreFindsEverythingAsItWas) {
@@ -67,12 +51,12 @@ TEST(CoreAdoption, KilledCoreFindsEverythingAsItWas) {
   const v1::Component sleeper =
       host.wait("sleeper", "it runs", [](const v1::Component& c) { return c.ready(); });
   const v1::Component edge = host.component("api");
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   kill_core(host);
   expect_intact(host, echo);
   EXPECT_EQ(host.component("sleeper").active_pid(), sleeper.active_pid());
   EXPECT_EQ(host.component("api").active_pid(), edge.active_pid());
-  EXPECT_EQ(count(host), 2U);
+  EXPECT_EQ(host.echo_count(), 2U);
   v1::GetVersionResponse version;
   ASSERT_TRUE(host.api().GetVersion(CoreHost::deadline().get(), {}, &version).ok());
   EXPECT_EQ(version.core_generation(), 2U);
@@ -120,11 +104,11 @@ TEST(CoreAdoption, MonitorsAndRecoveryGoOn) {
 TEST(CoreAdoption, OwnerThatDiedMeanwhileIsAccountedFor) {
   CoreHost host(kComponents, "");
   const v1::Component before = host.wait_complete("echo");
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   const pid_t former = host.core_pid();
   host.signal_core(SIGKILL);
   ASSERT_EQ(::kill(before.active_pid(), SIGKILL), 0);
-  EXPECT_EQ(count(host), 2U);
+  EXPECT_EQ(host.echo_count(), 2U);
   host.wait_for_successor(former);
   const v1::Component after = host.wait_complete("echo");
   EXPECT_EQ(after.active_pid(), before.standby_pid());
@@ -137,12 +121,12 @@ TEST(CoreAdoption, OwnerThatDiedMeanwhileIsAccountedFor) {
 TEST(CoreAdoption, EverybodyDiedMeanwhile) {
   CoreHost host(kComponents, "");
   const v1::Component before = host.wait_complete("echo");
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   const pid_t former = host.core_pid();
   host.signal_core(SIGKILL);
   for (const pid_t pid : host.processes_of("echo")) ::kill(pid, SIGKILL);
   host.wait_for_successor(former);
-  EXPECT_EQ(count(host), 2U);  // what is in custody has outlived them all
+  EXPECT_EQ(host.echo_count(), 2U);  // what is in custody has outlived them all
   const v1::Component after = host.wait_complete("echo");
   EXPECT_EQ(host.processes_of("echo"), (std::set<pid_t>{after.active_pid(), after.standby_pid()}));
 }
@@ -203,7 +187,7 @@ TEST(CoreAdoption, FaultsAreUndone) {
   ASSERT_TRUE(host.inject("echo", "hang", "", "", 600'000).ok());
   ASSERT_TRUE(host.inject("echo", "slow", "1s", "standby", 600'000).ok());
   kill_core(host);
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   v1::ListFaultsResponse faults;
   ASSERT_TRUE(host.api().ListFaults(CoreHost::deadline().get(), {}, &faults).ok());
   EXPECT_EQ(faults.faults_size(), 0);
@@ -265,10 +249,10 @@ TEST(CoreAdoption, UnreadableManifestCostsTheProcessesOnceAndNothingElse) {
   const v1::Component before = host.wait_complete("echo");
   const v1::Component sleeper =
       host.wait("sleeper", "it runs", [](const v1::Component& c) { return c.ready(); });
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   spoil_manifest(host);
   kill_core(host);
-  EXPECT_EQ(count(host), 2U);  // custody is known by its names
+  EXPECT_EQ(host.echo_count(), 2U);  // custody is known by its names
   const v1::Component after = host.wait_complete("echo");
   EXPECT_NE(after.active_pid(), before.active_pid());
   host.wait("sleeper", "another one runs",
@@ -328,16 +312,16 @@ TEST_P(CoreCrashPoint, NothingIsLostOrLeftBehind) {
   // Nobody is left whom the core does not know.
   EXPECT_EQ(host.processes_of("echo"), (std::set<pid_t>{echo.active_pid(), echo.standby_pid()}));
   EXPECT_EQ(host.processes_of("sleeper"), (std::set<pid_t>{host.component("sleeper").active_pid()}));
-  const std::set<std::string> custody = custody_of(host, "echo");
+  const std::set<std::string> custody = host.custody_of("echo");
   EXPECT_EQ(custody.contains("extra"), GetParam().operation == "deposit");
   for (const char* item : {"lease", "listener", "state", "ring"}) EXPECT_TRUE(custody.contains(item)) << item;
   // What they said of themselves is known.
   EXPECT_FALSE(echo.active_program().version().empty());
   EXPECT_FALSE(echo.standby_program().version().empty());
   // And it can be recovered: the successor holds everything, too.
-  const std::uint64_t before = count(host);
+  const std::uint64_t before = host.echo_count();
   ASSERT_EQ(::kill(echo.active_pid(), SIGKILL), 0);
-  EXPECT_EQ(count(host), before + 1);
+  EXPECT_EQ(host.echo_count(), before + 1);
   EXPECT_EQ(host.ask_surely("echo", "custody extra"), GetParam().operation == "deposit" ? "yes" : "no");
   host.wait("echo", "it is complete again", [&](const v1::Component& c) {
     return c.incarnation() > echo.incarnation() && c.standby_ready();

@@ -225,6 +225,22 @@ grpc::Status CoreHost::inject(const std::string& component, const std::string& k
   return stub_->InjectFault(deadline().get(), request, &response);
 }
 
+std::set<std::string> CoreHost::custody_of(const std::string& component) {
+  v1::ListCustodyRequest request;
+  request.set_component(component);
+  v1::ListCustodyResponse response;
+  EXPECT_TRUE(stub_->ListCustody(deadline().get(), request, &response).ok());
+  std::set<std::string> names;
+  for (const v1::CustodyItem& item : response.items()) names.insert(item.name());
+  return names;
+}
+
+std::uint64_t CoreHost::echo_count() const {
+  std::uint64_t number = 0;
+  std::istringstream(ask_surely("echo", "count")) >> number;
+  return number;
+}
+
 std::string CoreHost::ask(const std::string& component, const std::string& command) const {
   const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};

@@ -40,6 +40,10 @@ class CoreHost {
   // otherwise.
   v1::Component wait(const std::string& name, const std::string& what,
                      const std::function<bool(const v1::Component&)>& condition);
+  // Names of what is in a component's custody.
+  std::set<std::string> custody_of(const std::string& component);
+  // Asks the echo component to count.
+  std::uint64_t echo_count() const;
   // Serving, with a ready standby.
   v1::Component wait_complete(const std::string& name);
   std::vector<v1::Incident> incidents(const std::string& name);

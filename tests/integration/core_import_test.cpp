@@ -4,15 +4,14 @@
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
 #include <set>
-#include <sstream>
 
 #include "runtime/memfd.h"
+#include "runtime/unix_address.h"
 #include "tests/integration/core_host.h"
 
 namespace bulkhead::test {
@@ -35,9 +34,9 @@ class OtherProgram {
  public:
   explicit OtherProgram(const CoreHost& host) : path_(host.path("run/echo.sock")) {
     listener_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const sockaddr_un address = at(path_);
+    const sockaddr_un address = unix_address(path_).value();
     ::unlink(path_.c_str());
-    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::bind(listener_.get(), as_sockaddr(address), sizeof address), 0);
     EXPECT_EQ(::listen(listener_.get(), 1), 0);
     auto state = create_memfd("echo-state", 4096);
     auto mapping = Mapping::map(state->borrow(), 4096);
@@ -47,8 +46,8 @@ class OtherProgram {
   // A client that asks for a count, and is not answered.
   UniqueFd ask() const {
     UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const sockaddr_un address = at(path_);
-    EXPECT_EQ(::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    const sockaddr_un address = unix_address(path_).value();
+    EXPECT_EQ(::connect(client.get(), as_sockaddr(address), sizeof address), 0);
     EXPECT_EQ(::send(client.get(), "count", 5, MSG_NOSIGNAL), 5);
     const timeval limit{20, 0};
     ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -71,13 +70,6 @@ class OtherProgram {
   }
 
  private:
-  static sockaddr_un at(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof address.sun_path - 1);
-    return address;
-  }
-
   std::string path_;
   UniqueFd listener_;
   UniqueFd state_;
@@ -103,22 +95,6 @@ grpc::Status release(CoreHost& host) {
   return call(host, &v1::Supervisor::Stub::ReleaseCustody);
 }
 
-std::set<std::string> custody_of(CoreHost& host) {
-  v1::ListCustodyRequest request;
-  request.set_component("echo");
-  v1::ListCustodyResponse response;
-  EXPECT_TRUE(host.api().ListCustody(CoreHost::deadline().get(), request, &response).ok());
-  std::set<std::string> names;
-  for (const v1::CustodyItem& item : response.items()) names.insert(item.name());
-  return names;
-}
-
-std::uint64_t count(const CoreHost& host) {
-  std::uint64_t number = 0;
-  std::istringstream(host.ask_surely("echo", "count")) >> number;
-  return number;
-}
-
 std::string answer_to(const UniqueFd& client) {
   std::string text(64, '\0');
   const ssize_t got = ::recv(client.get(), text.data(), text.size(), 0);
@@ -132,29 +108,29 @@ const std::set<std::string> kAll{"lease", "listener", "state", "ring"};
 TEST(CoreImport, StartsWithWhatAnotherProgramHad) {
   CoreHost host(kComponents);
   EXPECT_EQ(host.component("echo").state(), v1::STATE_STOPPED);
-  EXPECT_EQ(custody_of(host), kNothing);  // another program may listen where it will
+  EXPECT_EQ(host.custody_of("echo"), kNothing);  // another program may listen where it will
   const OtherProgram other(host);
   const UniqueFd client = other.ask();
   const grpc::Status taken = import(host, other.request());
   ASSERT_TRUE(taken.ok()) << taken.error_message();
   EXPECT_THAT(answer_to(client), HasSubstr("42 "));
   host.wait_complete("echo");
-  EXPECT_EQ(custody_of(host), kAll);
-  EXPECT_EQ(count(host), 43U);
+  EXPECT_EQ(host.custody_of("echo"), kAll);
+  EXPECT_EQ(host.echo_count(), 43U);
 }
 
 TEST(CoreImport, ItOutlivesProcessesAndTheCore) {
   CoreHost host(kComponents, "");
   ASSERT_TRUE(import(host, OtherProgram(host).request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
   const v1::Component before = host.wait_complete("echo");
   const pid_t former = host.core_pid();
   host.signal_core(SIGKILL);
   for (const pid_t pid : host.processes_of("echo")) ::kill(pid, SIGKILL);
   host.wait_for_successor(former);
-  EXPECT_EQ(count(host), 43U);
+  EXPECT_EQ(host.echo_count(), 43U);
   EXPECT_NE(host.wait_complete("echo").active_pid(), before.active_pid());
-  EXPECT_EQ(custody_of(host), kAll);
+  EXPECT_EQ(host.custody_of("echo"), kAll);
 }
 
 TEST(CoreImport, AllOrNone) {
@@ -166,7 +142,7 @@ TEST(CoreImport, AllOrNone) {
     const grpc::Status refused = import(host, request);
     EXPECT_FALSE(refused.ok()) << why;
     EXPECT_THAT(refused.error_message(), HasSubstr(why));
-    EXPECT_EQ(custody_of(host), kNothing) << why;
+    EXPECT_EQ(host.custody_of("echo"), kNothing) << why;
     EXPECT_EQ(host.component("echo").state(), v1::STATE_STOPPED) << why;
   };
   const auto with = [&](const std::string& name, const std::string& kind, int number) {
@@ -188,35 +164,35 @@ TEST(CoreImport, AllOrNone) {
   nobody.set_pid(0x3FFFFFFF);
   expect_refused(nobody, "cannot open process");
   ASSERT_TRUE(import(host, other.request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
 }
 
 TEST(CoreImport, NotOverAStateOfItsOwn) {
   CoreHost host(kComponents);
   ASSERT_TRUE(import(host, OtherProgram(host).request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
   EXPECT_THAT(import(host, OtherProgram(host).request()).error_message(), HasSubstr("must be stopped"));
   EXPECT_THAT(release(host).error_message(), HasSubstr("must be stopped"));
   ASSERT_TRUE(disable(host).ok());
   const OtherProgram other(host);
   EXPECT_THAT(import(host, other.request()).error_message(), HasSubstr("state of its own"));
-  EXPECT_TRUE(custody_of(host).contains("state"));
+  EXPECT_TRUE(host.custody_of("echo").contains("state"));
   ASSERT_TRUE(release(host).ok());
-  EXPECT_EQ(custody_of(host), kNothing);
+  EXPECT_EQ(host.custody_of("echo"), kNothing);
   ASSERT_TRUE(import(host, other.request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
 }
 
 // What was given up is gone: it begins anew, at a socket of its own.
 TEST(CoreImport, ReleasedMeansAnew) {
   CoreHost host(kComponents);
   ASSERT_TRUE(import(host, OtherProgram(host).request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
   ASSERT_TRUE(disable(host).ok());
   ASSERT_TRUE(release(host).ok());
   ::unlink(host.path("run/echo.sock").c_str());  // as the other program would at its end
   ASSERT_TRUE(call(host, &v1::Supervisor::Stub::Enable).ok());
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   EXPECT_EQ(host.wait_complete("echo").incarnation(), 1U);
 }
 
@@ -228,9 +204,9 @@ TEST_P(CoreImportCrashPoint, LeavesNothingHalf) {
   (void)import(host, other.request());  // the answer dies with the core
   host.wait_for_run(2);
   EXPECT_EQ(host.component("echo").state(), v1::STATE_STOPPED);
-  EXPECT_EQ(custody_of(host), kNothing);
+  EXPECT_EQ(host.custody_of("echo"), kNothing);
   ASSERT_TRUE(import(host, other.request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
   EXPECT_EQ(host.core_runs(), 2);
 }
 
@@ -241,13 +217,13 @@ INSTANTIATE_TEST_SUITE_P(All, CoreImportCrashPoint,
 TEST(CoreImport, AReleaseGoesOnInTheNextCore) {
   CoreHost host(kComponents, "core-release-half");
   ASSERT_TRUE(import(host, OtherProgram(host).request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
   ASSERT_TRUE(disable(host).ok());
   (void)release(host);
   host.wait_for_run(2);
-  EXPECT_EQ(custody_of(host), kNothing);
+  EXPECT_EQ(host.custody_of("echo"), kNothing);
   ASSERT_TRUE(import(host, OtherProgram(host).request()).ok());
-  EXPECT_EQ(count(host), 42U);
+  EXPECT_EQ(host.echo_count(), 42U);
 }
 
 }  // namespace

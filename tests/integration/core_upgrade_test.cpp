@@ -68,12 +68,6 @@ void restart(CoreHost& host) {
   ASSERT_TRUE(status.ok()) << status.error_message();
 }
 
-std::uint64_t count(const CoreHost& host) {
-  std::uint64_t number = 0;
-  std::istringstream(host.ask_surely("echo", "count")) >> number;
-  return number;
-}
-
 v1::Component wait_versions(CoreHost& host, const std::string& active, const std::string& standby) {
   return host.wait(
       "echo", "the active one is " + active + ", the standby " + standby, [&](const v1::Component& c) {
@@ -110,10 +104,10 @@ TEST(Upgrade, TheProgramInUseIsUsedWhateverIsOnDisk) {
 TEST(Upgrade, ANewProgramTakesOverAndTheFormerOneIsKept) {
   CoreHost host(kEcho);
   start(host);
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   install(host, "2");
   ASSERT_TRUE(upgrade(host).ok());
-  EXPECT_EQ(count(host), 2U);
+  EXPECT_EQ(host.echo_count(), 2U);
   // On probation the former one stands by, to be gone back to at once.
   v1::Component now = wait_versions(host, "2", "1");
   EXPECT_EQ(now.kept_program().version(), "1");
@@ -139,7 +133,7 @@ TEST(Upgrade, ANewProgramTakesOverAndTheFormerOneIsKept) {
   now = wait_versions(host, "1", "1");
   EXPECT_EQ(now.kept_program().version(), "2");
   EXPECT_EQ(now.probation_until_unix_ms(), 0);
-  EXPECT_EQ(count(host), 3U);
+  EXPECT_EQ(host.echo_count(), 3U);
 }
 
 TEST(Upgrade, AfterItsProbationTheStandbyIsNewToo) {
@@ -258,9 +252,9 @@ TEST_P(UpgradeToAFlawedOne, GoesBackByItself) {
   install(host, "2", GetParam());
   ASSERT_TRUE(upgrade(host).ok());
   wait_versions(host, "2", "1");
-  EXPECT_EQ(count(host), 1U);
-  EXPECT_EQ(count(host), 2U);
-  EXPECT_EQ(count(host), 3U);  // by the former one: the new one failed before it counted
+  EXPECT_EQ(host.echo_count(), 1U);
+  EXPECT_EQ(host.echo_count(), 2U);
+  EXPECT_EQ(host.echo_count(), 3U);  // by the former one: the new one failed before it counted
   const v1::Component now = wait_versions(host, "1", "1");
   EXPECT_FALSE(now.has_kept_program());
   EXPECT_EQ(now.probation_until_unix_ms(), 0);
@@ -278,14 +272,14 @@ INSTANTIATE_TEST_SUITE_P(All, UpgradeToAFlawedOne, ::testing::Values("crashes", 
 TEST(Upgrade, BothKilledOnProbationIsRebuiltByTheFormerOne) {
   CoreHost host(kEcho);
   start(host);
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   install(host, "2");
   ASSERT_TRUE(upgrade(host).ok());
   const v1::Component now = wait_versions(host, "2", "1");
   ASSERT_EQ(::kill(now.standby_pid(), SIGSTOP), 0);
   ASSERT_EQ(::kill(now.active_pid(), SIGKILL), 0);
   ASSERT_EQ(::kill(now.standby_pid(), SIGKILL), 0);
-  EXPECT_EQ(count(host), 2U);
+  EXPECT_EQ(host.echo_count(), 2U);
   wait_versions(host, "1", "1");
 }
 
@@ -340,11 +334,11 @@ restart = { backoff_initial = "10ms", backoff_max = "50ms", budget = 100 }
     });
   };
   serves("1");
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   install(host, "2");
   ASSERT_TRUE(upgrade(host).ok());
   serves("2");
-  EXPECT_EQ(count(host), 2U);
+  EXPECT_EQ(host.echo_count(), 2U);
   ASSERT_TRUE(upgrade(host, "", true).ok());
   serves("1");
   install(host, "3", "exits");
@@ -352,7 +346,7 @@ restart = { backoff_initial = "10ms", backoff_max = "50ms", budget = 100 }
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
   EXPECT_THAT(status.error_message(), HasSubstr("failed on probation"));
   serves("1");
-  EXPECT_EQ(count(host), 3U);
+  EXPECT_EQ(host.echo_count(), 3U);
 }
 
 TEST(Upgrade, HelpsAComponentThatIsStuck) {
@@ -362,7 +356,7 @@ TEST(Upgrade, HelpsAComponentThatIsStuck) {
   host.wait("echo", "it is isolated", [](const v1::Component& c) { return c.state() == v1::STATE_ISOLATED; });
   install(host, "2");
   ASSERT_TRUE(upgrade(host).ok());
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
 }
 
 // ---- the core dies meanwhile ----
@@ -437,7 +431,7 @@ TEST(Upgrade, AFailureOnProbationWithoutACoreGoesBackToo) {
   const pid_t former = host.core_pid();
   host.signal_core(SIGKILL);
   ASSERT_EQ(::kill(now.active_pid(), SIGKILL), 0);
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   host.wait_for_successor(former);
   const v1::Component after = wait_versions(host, "1", "1");
   EXPECT_EQ(after.active_pid(), now.standby_pid());
@@ -459,7 +453,7 @@ class UpgradeCrashPoint : public ::testing::TestWithParam<CrashCase> {};
 TEST_P(UpgradeCrashPoint, IsDoneOrNotDoneButNeverHalf) {
   CoreHost host(kEcho, GetParam().point);
   start(host);
-  EXPECT_EQ(count(host), 1U);
+  EXPECT_EQ(host.echo_count(), 1U);
   install(host, "2", GetParam().flaw);
   upgrade_in_vain(host);
   host.wait_for_run(2);  // it has died there
@@ -467,7 +461,7 @@ TEST_P(UpgradeCrashPoint, IsDoneOrNotDoneButNeverHalf) {
   EXPECT_EQ(now.has_kept_program(), GetParam().kept);
   EXPECT_FALSE(now.has_next_program());
   EXPECT_EQ(host.processes_of("echo"), (std::set<pid_t>{now.active_pid(), now.standby_pid()}));
-  EXPECT_EQ(count(host), 2U);
+  EXPECT_EQ(host.echo_count(), 2U);
   // All of it works afterwards.
   if (GetParam().kept) {
     upgrade_after_all(host, "1", true);
@@ -476,7 +470,7 @@ TEST_P(UpgradeCrashPoint, IsDoneOrNotDoneButNeverHalf) {
   install(host, "3");
   upgrade_after_all(host, "3");
   wait_versions(host, "3", "1");
-  EXPECT_EQ(count(host), 3U);
+  EXPECT_EQ(host.echo_count(), 3U);
   EXPECT_EQ(host.core_runs(), 2);
   for (const v1::Incident& incident : host.incidents("")) {
     EXPECT_NE(incident.outcome(), "open") << incident.DebugString();

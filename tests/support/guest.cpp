@@ -3,12 +3,13 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
+
+#include "runtime/unix_address.h"
 
 namespace bulkhead::testing {
 namespace {
@@ -22,11 +23,9 @@ void ring_bell(const UniqueFd& bell) {
 
 Result<UniqueFd> listen_on(const std::string& path) {
   UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return failure(ErrorKind::kInvalid, "path too long: " + path);
-  std::ranges::copy(path, address.sun_path);
-  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+  const auto address = unix_address(path);
+  if (!address) return failure(ErrorKind::kInvalid, "path too long: " + path);
+  if (::bind(listener.get(), as_sockaddr(*address), sizeof *address) != 0 ||
       ::listen(listener.get(), 64) != 0) {
     return os_failure("cannot listen at " + path);
   }
@@ -158,12 +157,19 @@ std::size_t Guest::write_requests() {
   const std::uint32_t produced = word(ring().req_prod).load();
   if (produced - consumed > XENSTORE_RING_SIZE) complain("req_cons is impossible");
   if (consumed - std::exchange(consumed_, consumed) > XENSTORE_RING_SIZE) complain("req_cons went back");
-  const std::size_t room = XENSTORE_RING_SIZE - (produced - consumed);
-  const std::size_t count = std::min(room, to_ring_.size());
-  for (std::size_t i = 0; i < count; ++i) {
-    ring().req[MASK_XENSTORE_IDX(produced + static_cast<std::uint32_t>(i))] = to_ring_[i];
-  }
+  const std::size_t count = put(to_ring_);
   to_ring_.erase(0, count);
+  return count;
+}
+
+std::size_t Guest::put(std::string_view bytes) {
+  const std::uint32_t produced = word(ring().req_prod).load();
+  const std::uint32_t waits = produced - word(ring().req_cons).load();
+  const std::size_t room = XENSTORE_RING_SIZE - std::min<std::uint32_t>(waits, XENSTORE_RING_SIZE);
+  const std::size_t count = std::min(room, bytes.size());
+  for (std::size_t i = 0; i < count; ++i) {
+    ring().req[MASK_XENSTORE_IDX(produced + static_cast<std::uint32_t>(i))] = bytes[i];
+  }
   word(ring().req_prod).store(produced + static_cast<std::uint32_t>(count));
   return count;
 }

@@ -42,6 +42,8 @@ class Guest {
   // Field of the ring that the server changes, too.
   static std::atomic_ref<std::uint32_t> word(std::uint32_t& field) { return std::atomic_ref(field); }
   void notify() { (void)domain_->notify(port_); }
+  // Puts as many bytes as there is room for behind its requests; how many. Nobody is woken.
+  std::size_t put(std::string_view bytes);
 
   // The kernel's driver, in a thread: carries bytes between the ring and a client's socket, from when the
   // server says that the ring is connected until the client hangs up; then `at_end` is called, in that

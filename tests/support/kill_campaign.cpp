@@ -1,5 +1,7 @@
 #include "tests/support/kill_campaign.h"
 
+#include <csignal>
+#include <thread>
 #include <utility>
 
 #include "runtime/clock.h"
@@ -88,6 +90,35 @@ bool KillCampaign::step() {
   marks_.push_back(struck_ns_);
   victim_ = options_.strike(host_, *active, *standby);
   return false;
+}
+
+int die_in_deposits(ComponentHost& host) {
+  int deaths = 0;
+  for (int round = 0; round < 20 && host.active() == nullptr; ++round) {
+    const std::int64_t deadline = monotonic_ns() + 10 * kSecond;
+    const auto spin_until = [&](const auto& condition) {
+      while (!condition() && monotonic_ns() < deadline) std::this_thread::yield();
+      return condition();
+    };
+    // Its first deposit is not answered as long as we do not pump.
+    auto owner = host.launch();
+    if (!owner || !spin_until([&] { return host.owner() == (*owner)->pid(); })) return -1;
+    auto launched = host.launch();
+    if (!launched) return -1;
+    ComponentHost::Instance* heir = *launched;
+    if (!host.inject(*heir, "crash-at", "custody-deposit")) return -1;
+    host.ping(*heir);
+    if (!spin_until([&] { return heir->vitals().pong == heir->vitals().ping; })) return -1;
+    host.kill(**owner);
+    if (!host.wait_until([&] { return heir->ended() || heir->active(); })) return -1;
+    if (heir->ended()) {
+      ++deaths;
+      if (heir->exit_status().status != SIGKILL) return -1;
+    }
+    if (!host.wait_until([&] { return host.living() == (heir->ended() ? 0U : 1U); })) return -1;
+    host.forget_ended();
+  }
+  return deaths;
 }
 
 }  // namespace bulkhead::testing

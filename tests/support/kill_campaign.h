@@ -57,4 +57,8 @@ class KillCampaign {
   std::vector<std::int64_t> marks_;
 };
 
+// The first owner dies before each of its deposits, and with one under way, until one serves. How many heirs
+// died where they should; -1: something went otherwise.
+int die_in_deposits(ComponentHost& host);
+
 }  // namespace bulkhead::testing
